@@ -1,0 +1,232 @@
+"""``audit``: what a model forgot, what it kept, with the evidence."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from erasediff.api.directory import read_run
+from erasediff.api.erase import check_fit, check_target_kinds, load_data, load_model, parsed_targets
+from erasediff.audit.classifier import Judge, train_classifier
+from erasediff.audit.examine import Pictures, Question, examine
+from erasediff.audit.features import EXTRACTORS, extractor
+from erasediff.audit.result import ERASED, AuditResult, parse_requirement
+from erasediff.audit.suite import SUITES
+from erasediff.data import targets
+from erasediff.data.sources import ImageData
+from erasediff.errors import BadInput, listing, unknown
+from erasediff.families.base import Model
+from erasediff.files import writable, write_atomic, write_json
+from erasediff.provenance import machine, versions
+from erasediff.report.card import model_card
+from erasediff.report.page import render
+
+GOALS = ("data", "concept")
+FILES = ("audit.json", "report.html")
+
+
+@dataclass(frozen=True)
+class Audit:
+    """An audit's result with what its report needs."""
+
+    result: AuditResult
+    pictures: Pictures
+    run: dict[str, Any] | None = None
+
+    @property
+    def measurements(self) -> Sequence[Any]:
+        return self.result.measurements
+
+    @property
+    def verdict(self) -> Any:
+        return self.result.verdict
+
+    def require(self, *requirements: str) -> None:
+        """Raise RequirementFailed unless all hold, for example ``"forget_rate<=0.02"``."""
+        self.result.require(*requirements)
+
+    def html(self) -> str:
+        """The report as one self-contained page."""
+        return render(self.result, self.pictures, run=self.run)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write the report to ``path``."""
+        write_atomic(Path(path), self.html())
+        return Path(path)
+
+
+def audit(
+    model: Any,
+    *,
+    target: Any = None,
+    data: ImageData | str | None = None,
+    base: Any = None,
+    control: Any = None,
+    retrained: Any = None,
+    goal: str = "data",
+    suite: str = "quick",
+    classifier: str | Path | Judge | None = None,
+    features: str = "classifier",
+    guidance_scale: float = 1.5,
+    seed: int = 0,
+    require: Sequence[str] = (),
+    output_dir: str | Path | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Audit:
+    """Measure ``model`` and, from the same seeds, the models it is compared with.
+
+    Args:
+        model: the erased model: a Run, a pipeline, its directory or a run directory.
+        target: what was to be forgotten; by default what the model's run.json says.
+        data: real data; by default what the run.json says.
+        base, control, retrained: the model before, one fine-tuned on the retain set only, one that never saw the target.
+        goal: ``data`` (the influence of samples) or ``concept`` (a capability).
+        suite: quick, standard or full: how many samples, which budgets.
+        classifier: the judge: a directory, or by default one trained on the training part of ``data``.
+        features: the space in which distributions are compared.
+        guidance_scale: classifier-free guidance of conditional samples.
+        require: lines like ``forget_rate<=0.02``, checked on the erased model after everything is written.
+
+    Raises:
+        BadInput: input that cannot be audited. RequirementFailed: a requirement does not hold.
+    """
+    chosen_suite = _one_of("suite", suite, SUITES)
+    _one_of("goal", goal, dict.fromkeys(GOALS))
+    _one_of("features", features, EXTRACTORS)
+    for line in require:
+        parse_requirement(line)
+    erased, source, _ = load_model(model)
+    record = _record_of(source)
+    wanted = parsed_targets(target if target is not None else _recorded_target(record))
+    images = load_data(data, source)
+    subjects: dict[str, Model] = {ERASED: erased}
+    for name, other in (("base", base), ("control", control), ("retrained", retrained)):
+        if other is not None:
+            subjects[name] = load_model(other)[0]
+    for name, subject in subjects.items():
+        check_fit(subject, images)
+        _check_alike(name, subject, erased)
+    check_target_kinds(wanted, erased.family)
+    split = targets.split(wanted, images)
+    place = _place(output_dir, overwrite)
+    say = _speaker(quiet)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for subject in subjects.values():
+        subject.denoiser.to(device)
+    judge = _judge(classifier, images, seed, say)
+    if judge is None and features == "classifier":
+        features = "pixels"
+    extractor(features, judge)
+    question = Question(
+        target=listing(wanted),
+        goal=goal,
+        data=images,
+        forget=split.forget,
+        retain=split.retain,
+        classes=split.classes if erased.conditions.num_classes else (),
+        judge=judge,
+        features=features,
+        suite=chosen_suite,
+        guidance_scale=guidance_scale,
+        seed=seed,
+        say=say,
+    )
+    result, pictures = examine(subjects, question)
+    result.setting.update({"versions": versions(), "machine": machine(), "models": _sources(model, base, control, retrained)})
+    done = Audit(result, pictures, record)
+    if place is not None:
+        say("writing the report")
+        _write(done, judge, place, source)
+    result.require(*require)
+    return done
+
+
+def _judge(given: str | Path | Judge | None, data: ImageData, seed: int, say: Callable[[str], None]) -> Judge | None:
+    if isinstance(given, Judge):
+        return given
+    if given is not None:
+        return Judge.load(given)
+    if data.labels is None:
+        return None
+    say(f"training the judge on {data.spec}")
+    kept, held = ~data.held_out, data.held_out
+    return train_classifier(
+        data.floats(kept),
+        data.labels[kept],
+        num_classes=len(data.class_names),
+        held_out=(data.floats(held), data.labels[held]),
+        seed=seed,
+        class_names=data.class_names,
+        trained_on=f"{data.spec} (training part)",
+    )
+
+
+def _write(done: Audit, judge: Judge | None, place: Path, source: Path | None) -> None:
+    with writable(place):
+        place.mkdir(parents=True, exist_ok=True)
+        write_json(place / "audit.json", done.result.to_dict())
+        done.to_html(place / "report.html")
+        if judge is not None:
+            judge.save(place / "classifier")
+    if done.run is not None and source is not None:
+        directory, _ = read_run(source)
+        write_atomic(directory.card, model_card(done.run, done.result))
+
+
+def _place(output_dir: str | Path | None, overwrite: bool) -> Path | None:
+    if output_dir is None:
+        return None
+    place = Path(output_dir)
+    if place.exists() and not place.is_dir():
+        raise BadInput(f"output_dir {place} is a file; give a directory")
+    there = [name for name in FILES if (place / name).exists()]
+    if there and not overwrite:
+        raise BadInput(f"output_dir {place} already holds an audit ({listing(there)}); give another one, or --overwrite")
+    return place
+
+
+def _one_of(what: str, given: str, allowed: Any) -> Any:
+    if given not in allowed:
+        raise unknown(what, given, allowed)
+    return allowed[given]
+
+
+def _record_of(source: Path | None) -> dict[str, Any] | None:
+    try:
+        return read_run(source)[1] if source is not None else None
+    except BadInput:
+        return None
+
+
+def _recorded_target(record: dict[str, Any] | None) -> list[str]:
+    if not record or not record.get("target"):
+        raise BadInput("no target given, and the model has no run.json that names one; give --target")
+    return [str(t) for t in record["target"]]
+
+
+def _check_alike(name: str, subject: Model, erased: Model) -> None:
+    if subject.family != erased.family:
+        raise BadInput(f"the {name} model is of family {subject.family}, the erased model of {erased.family}")
+    theirs, ours = subject.denoiser.state_dict(), erased.denoiser.state_dict()
+    if {k: v.shape for k, v in theirs.items()} != {k: v.shape for k, v in ours.items()}:
+        raise BadInput(f"the {name} model has other weights (names or shapes) than the erased model: not comparable")
+
+
+def _sources(model: Any, base: Any, control: Any, retrained: Any) -> dict[str, str]:
+    named = {ERASED: model, "base": base, "control": control, "retrained": retrained}
+    return {k: str(getattr(v, "directory", v)) for k, v in named.items() if v is not None}
+
+
+def _speaker(quiet: bool) -> Callable[[str], None]:
+    def say(text: str) -> None:
+        if not quiet:
+            sys.stderr.write(f"audit: {text}\n")
+            sys.stderr.flush()
+
+    return say

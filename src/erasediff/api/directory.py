@@ -1,0 +1,81 @@
+"""Run directories: what a run writes where, and who may write there."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from erasediff.errors import BadInput
+from erasediff.files import read_json, writable, write_json
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """``model/``, ``run.json``, ``metrics.jsonl``, ``README.md`` and ``checkpoints/`` below ``path``."""
+
+    path: Path
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def record(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def card(self) -> Path:
+        return self.path / "README.md"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def claim(self, *, overwrite: bool, resume: bool) -> None:
+        """Make sure that a run may be written here; nothing is written yet. Raises BadInput."""
+        if self.path.exists() and not self.path.is_dir():
+            raise BadInput(f"output_dir {self.path} is a file; give a directory")
+        if resume and not self.record.exists():
+            raise BadInput(f"{self.path} holds no run to resume; leave out --resume_from_checkpoint to start one")
+        if self.record.exists() and not overwrite and not resume:
+            raise BadInput(
+                f"output_dir {self.path} already holds a run; give another directory, --overwrite to replace it, "
+                "or --resume_from_checkpoint latest to go on"
+            )
+        occupied = self.path.exists() and any(self.path.iterdir()) and not self.record.exists()
+        if occupied and not overwrite:
+            raise BadInput(f"output_dir {self.path} is not empty and holds no run; give another one, or --overwrite")
+
+    def open(self, record: dict[str, Any], *, fresh: bool) -> None:
+        """Create the directory and write ``run.json``; ``fresh`` removes what an earlier run left."""
+        with writable(self.path):
+            if fresh:
+                for old in (self.model, self.checkpoints):
+                    shutil.rmtree(old, ignore_errors=True)
+                for file in (self.metrics, self.card, self.record):
+                    file.unlink(missing_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.record, record)
+
+    def read(self) -> dict[str, Any]:
+        """The content of run.json. Raises BadInput where there is none."""
+        record = read_json(self.record)
+        if not isinstance(record, dict) or "kind" not in record:
+            raise BadInput(f"{self.record} is not the record of a run")
+        return record
+
+
+def read_run(path: str | Path) -> tuple[RunDirectory, dict[str, Any]]:
+    """The run in ``path`` (a run directory or its model/). Raises BadInput when there is none."""
+    given = Path(path)
+    for candidate in (given, given.parent):
+        if (candidate / "run.json").is_file():
+            directory = RunDirectory(candidate)
+            return directory, directory.read()
+    raise BadInput(f"{given} is no run directory (no run.json)")

@@ -1,0 +1,162 @@
+"""A finished run: its pipeline, its history, its record; and what train and erase share in making one."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from erasediff.api.directory import RunDirectory
+from erasediff.errors import BadInput, Interrupted, StoppedShort
+from erasediff.families.base import Model
+from erasediff.files import weight_hashes, write_atomic, write_json
+from erasediff.provenance import RUN_SCHEMA, machine, versions
+from erasediff.report.card import model_card
+from erasediff.training.callbacks import Callback, MetricsFile, Progress, Tracker
+from erasediff.training.checkpoint import Checkpoint, find
+from erasediff.training.config import TrainingConfig
+from erasediff.training.fit import Outcome, fit
+from erasediff.training.loop import Session
+
+# What may change between a run and its resumption without making it another run.
+MAY_DIFFER = {"max_train_steps", "checkpointing_steps", "checkpoints_total_limit", "report_to"}
+
+
+@dataclass
+class Run:
+    """What ``train`` and ``erase`` return.
+
+    ``model`` carries the weights that were saved (the average, where EMA is on); ``history`` has a dictionary a
+    step; ``record`` is the content of run.json; ``directory`` is ``None`` for a run that was kept in memory.
+    """
+
+    model: Model
+    history: list[dict[str, float]]
+    record: dict[str, Any]
+    directory: Path | None = None
+    stopped_short: bool = field(default=False)
+
+    @property
+    def pipeline(self) -> Any:
+        """A diffusers pipeline over the same weights."""
+        return self.model.pipeline()
+
+    def save(self, directory: str | Path) -> Path:
+        """Write model/, run.json and README.md below ``directory``. Raises BadInput where a run is there already."""
+        place = RunDirectory(Path(directory))
+        place.claim(overwrite=False, resume=False)
+        place.open(self.record, fresh=True)
+        self.model.save(place.model)
+        write_json(place.record, {**self.record, "weights": weight_hashes(place.model)})
+        write_atomic(place.card, model_card(self.record, None))
+        return place.path
+
+
+def new_record(kind: str, config: TrainingConfig, **entries: Any) -> dict[str, Any]:
+    """The beginning of a run.json."""
+    return {
+        "schema": RUN_SCHEMA,
+        "kind": kind,
+        "status": "running",
+        **entries,
+        "training": asdict(config),
+        "seed": config.seed,
+        "versions": versions(),
+        "machine": {**machine(), "torch_threads": torch.get_num_threads()},
+    }
+
+
+def resumed(place: RunDirectory, record: dict[str, Any], wanted: str | None) -> Checkpoint | None:
+    """The checkpoint to go on from, after making sure that it belongs to the same run. Raises BadInput."""
+    if wanted is None:
+        return None
+    before = place.read()
+    for key in ("kind", "target", "method", "data", "base_model", "architecture"):
+        if before.get(key) != record.get(key):
+            raise BadInput(f"cannot resume {place.path}: its {key} was {before.get(key)}, now given {record.get(key)}")
+    for key, value in record["training"].items():
+        if key not in MAY_DIFFER and before["training"].get(key) != value:
+            raise BadInput(f"cannot resume {place.path}: its {key} was {before['training'].get(key)}, now given {value}")
+    return find(place.checkpoints, wanted)
+
+
+def complete(
+    session: Session,
+    record: dict[str, Any],
+    place: RunDirectory | None,
+    *,
+    title: str,
+    quiet: bool = False,
+) -> Run:
+    """Drive a session to its end, save what it leads to, and say how it ended.
+
+    Raises Interrupted (state saved) and StoppedShort (diverged; the last good checkpoint is kept).
+    """
+    callbacks: list[Callback] = []
+    main = session.context.processes.is_main
+    if main:
+        callbacks.append(Progress(session.config.max_train_steps, session.step, title, disable=quiet))
+        if place is not None:
+            callbacks.append(MetricsFile(place.metrics, session.step))
+    callbacks.append(Tracker(session.context.processes))
+    began, first = time.perf_counter(), session.step
+    outcome = fit(session, callbacks, place.checkpoints if place is not None else None)
+    record = {**record, "status": "completed", **_ending(session, outcome, time.perf_counter() - began, first)}
+    if outcome.stop.reason in ("interrupted", "diverged"):
+        _raise_short(outcome, place, record, main)
+    if session.average is not None:
+        session.average.model.copy_to(session.trained.values())
+    session.model.denoiser.eval().requires_grad_(True)
+    if place is not None and main:
+        session.model.save(place.model)
+        record["weights"] = weight_hashes(place.model)
+        write_json(place.record, record)
+        write_atomic(place.card, model_card(record, None))
+    session.context.processes.wait()
+    directory = place.path if place is not None else None
+    return Run(session.model, outcome.history, record, directory, outcome.stop.short)
+
+
+def _ending(session: Session, outcome: Outcome, seconds: float, first: int) -> dict[str, Any]:
+    taken = outcome.steps - first
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    return {
+        "steps": outcome.steps,
+        "stopped": {"reason": outcome.stop.reason, "detail": outcome.stop.detail},
+        "cost": {
+            "seconds": seconds,
+            "steps": taken,
+            "forward_equivalents": taken * session.method.forward_equivalents(),
+            "peak_memory_bytes": peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        },
+    }
+
+
+def _raise_short(outcome: Outcome, place: RunDirectory | None, record: dict[str, Any], main: bool) -> None:
+    reason, detail = outcome.stop.reason, outcome.stop.detail
+    if place is not None and main:
+        write_json(place.record, {**record, "status": reason})
+    if reason == "interrupted":
+        saved = f"state saved in {outcome.checkpoint}" if place is not None else "nothing was saved: no output_dir"
+        raise Interrupted(f"interrupted at step {outcome.steps}; {saved}")
+    kept = f"last good checkpoint: {outcome.checkpoint}" if outcome.checkpoint else "no checkpoint had been written"
+    raise StoppedShort(f"the run diverged: {detail}; {kept}; try a smaller --learning_rate")
+
+
+def with_fields(config: TrainingConfig | None, default: TrainingConfig, fields: dict[str, Any]) -> TrainingConfig:
+    """``config``, or ``default`` with the given fields replaced. Raises BadInput for an unknown field."""
+    from dataclasses import fields as fields_of
+    from dataclasses import replace
+
+    from erasediff.errors import unknown
+
+    allowed: Sequence[str] = [f.name for f in fields_of(TrainingConfig)]
+    for name in fields:
+        if name not in allowed:
+            raise unknown("training field", name, allowed)
+    return replace(config or default, **fields)

@@ -1,0 +1,90 @@
+"""``train``: a base model from data; with ``exclude`` the retrained oracle, which never saw the target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from erasediff.api.directory import RunDirectory
+from erasediff.api.run import Run, complete, new_record, resumed, with_fields
+from erasediff.data import sources, targets
+from erasediff.data.pairs import Pairs
+from erasediff.data.sources import ImageData
+from erasediff.errors import listing
+from erasediff.families.architecture import Architecture
+from erasediff.methods.fine_tune import FineTune
+from erasediff.randomness import derived_seed
+from erasediff.training.config import TRAIN_DEFAULTS, TrainingConfig
+from erasediff.training.loop import start
+from erasediff.training.processes import Processes
+
+
+def train(
+    data: ImageData | str,
+    *,
+    output_dir: str | Path | None = None,
+    exclude: Sequence[targets.Target | str] = (),
+    architecture: Architecture | None = None,
+    null_share: float = 0.1,
+    training: TrainingConfig | None = None,
+    overwrite: bool = False,
+    resume_from_checkpoint: str | None = None,
+    quiet: bool = False,
+    **fields: Any,
+) -> Run:
+    """Train a diffusion model on the training part of ``data`` (denoising loss, arXiv:2006.11239).
+
+    Args:
+        data: images, or what names them (``digits``, a .npz, ``mnist:DIR``, a folder, a datasets id).
+        exclude: targets whose samples are left out: the model is then the retrained oracle of their erasure.
+        architecture: what is built; by default a small UNet2DModel fit for the image size.
+        null_share: share of samples whose condition is dropped, for classifier-free guidance.
+        training, fields: the loop's settings, as a whole or one by one (``max_train_steps=...``).
+
+    Raises:
+        BadInput: data that cannot be read or used, a target that is not in it, an occupied output_dir.
+        StoppedShort: the loss became non-finite. Interrupted: SIGINT; the state is saved.
+    """
+    config = with_fields(training, TRAIN_DEFAULTS, fields)
+    architecture = architecture or Architecture()
+    images = sources.load(data) if isinstance(data, str) else data
+    left_out = [targets.parse(t) if isinstance(t, str) else t for t in exclude]
+    rows = targets.split(left_out, images).retain if left_out else (~images.held_out).nonzero()[:, 0]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(config.seed, 0, "initial weights"))
+        model = architecture.build(images.image_shape, images.class_names)
+    method = FineTune(null_share=null_share if model.conditions.num_classes else 0.0)
+    record = new_record(
+        "train",
+        config,
+        target=[str(t) for t in left_out],
+        method={"name": "train", "fields": asdict(method)},
+        data={"spec": images.spec, "sha256": images.fingerprint(), "n": len(rows)},
+        architecture={**asdict(architecture), "block_out_channels": list(architecture.channels(images.image_shape[1]))},
+    )
+    place = RunDirectory(Path(output_dir)) if output_dir is not None else None
+    if place is not None:
+        place.claim(overwrite=overwrite, resume=resume_from_checkpoint is not None)
+    checkpoint = resumed(place, record, resume_from_checkpoint) if place is not None else None
+    processes = Processes.start(report_to=config.report_to, directory=place.path if place else None)
+    pairs = Pairs(
+        images,
+        rows,
+        None,
+        batch_size=config.train_batch_size * config.gradient_accumulation_steps,
+        seed=config.seed,
+        device=processes.device,
+        rank=processes.rank,
+        world=processes.world,
+    )
+    session = start(
+        model, method, pairs, config, processes=processes, dropout=architecture.dropout > 0, checkpoint=checkpoint
+    )
+    if place is not None and processes.is_main:
+        place.open(record, fresh=checkpoint is None)
+    title = f"train without {listing(left_out)}" if left_out else "train"
+    return complete(session, record, place, title=title, quiet=quiet)

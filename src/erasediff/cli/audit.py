@@ -1,0 +1,60 @@
+"""``erasediff audit``: measure what a model forgot and what it kept; write a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from erasediff.cli.bridge import Parser
+from erasediff.cli.common import GIVEN, add_output, config_entries, parse
+
+OTHERS = {
+    "base": "the model before erasing",
+    "control": "the model fine-tuned on the retain set only",
+    "retrained": "a model trained without the target (the oracle)",
+}
+
+
+def parser() -> Parser:
+    made = Parser(prog="erasediff audit", description="Measure what a model forgot and what it kept.")
+    made.add_argument("model", metavar="MODEL", nargs="?", default=GIVEN, help="the erased model: a run or a pipeline")
+    for name, text in OTHERS.items():
+        made.add_argument(f"--{name}", metavar="MODEL", default=GIVEN, help=text)
+    made.add_argument(
+        "--target",
+        action="append",
+        default=GIVEN,
+        help="what was to be forgotten (default: what the run says; repeatable)",
+    )
+    made.add_argument("--data", default=GIVEN, help="real data (default: what the run says)")
+    made.add_argument("--goal", metavar="data|concept", default=GIVEN, help="what was asked for (default: data)")
+    made.add_argument("--suite", metavar="quick|standard|full", default=GIVEN, help="how much (default: quick)")
+    made.add_argument("--classifier", metavar="DIR", default=GIVEN, help="a judge saved by an earlier audit")
+    made.add_argument("--features", metavar="NAME", default=GIVEN, help="classifier or pixels (default: classifier)")
+    made.add_argument("--guidance_scale", type=float, default=GIVEN, help="of conditional samples (default: 1.5)")
+    made.add_argument("--seed", type=int, default=GIVEN, help="seed of every sample (default: 0)")
+    made.add_argument(
+        "--require",
+        metavar="'NAME<=X'",
+        action="append",
+        default=GIVEN,
+        help="exit 3 unless this holds of the erased model, for example 'forget_rate<=0.02' (repeatable)",
+    )
+    made.add_argument("--config", metavar="FILE.yaml", default=GIVEN, help="read flags from a file first")
+    made.add_argument("--quiet", action="store_true", default=GIVEN, help="say nothing while working")
+    add_output(made)
+    return made
+
+
+def main(argv: Sequence[str]) -> int:
+    given = parse(parser(), argv, config_entries(argv, dict), ["model", "output_dir"])
+    require = given.pop("require", [])
+
+    from erasediff.api.audit import audit
+    from erasediff.report.tables import summary_lines
+
+    done = audit(given.pop("model"), **given)
+    for line in summary_lines(done.result):
+        print(line)
+    print(f"report: {given['output_dir']}/report.html")
+    done.require(*require)
+    return 0

@@ -1,0 +1,32 @@
+"""``erasediff env``: versions and machine, for bug reports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from erasediff.cli.bridge import Parser
+from erasediff.errors import BadInput, nearest
+from erasediff.provenance import machine, versions
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = Parser(prog="erasediff env", description="Versions and machine, for bug reports.")
+    parser.add_argument("--format", metavar="text|json", default="text", help="json for programs (default: text)")
+    form = parser.parse(argv)["format"]
+    if form not in ("text", "json"):
+        raise BadInput(f"--format {form!r} is unknown{nearest(form, ('text', 'json'))}; allowed: text, json")
+    import torch
+
+    found = {
+        **versions(),
+        **machine(),
+        "torch_threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+    if form == "json":
+        print(json.dumps(found, indent=2))
+    else:
+        for name, value in found.items():
+            print(f"{name}: {value if value is not None else 'none'}")
+    return 0

@@ -1,0 +1,112 @@
+"""``erasediff list``: what there is to choose from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from erasediff.cli.bridge import Parser
+from erasediff.errors import BadInput, listing, nearest
+
+Row = dict[str, Any]
+
+
+def methods() -> list[Row]:
+    from erasediff.methods import METHODS
+
+    rows = []
+    for name, kind in METHODS.items():
+        defaults = {f.name: getattr(kind(), f.name) for f in fields(kind)}
+        rows.append(
+            {
+                "name": name,
+                "summary": kind.SUMMARY,
+                "paper": kind.PAPER,
+                "needs": asdict(kind().needs),
+                "forward_equivalents_per_step": kind().forward_equivalents(),
+                "fields": defaults,
+            }
+        )
+    return rows
+
+
+def families() -> list[Row]:
+    from erasediff.families import FAMILIES
+
+    return [
+        {
+            "name": name,
+            "summary": family.summary,
+            "pipelines": list(family.pipelines),
+            "targets": list(family.targets),
+            "predictions": list(family.predictions),
+        }
+        for name, family in FAMILIES.items()
+    ]
+
+
+def rules() -> list[Row]:
+    from erasediff.solver.rules import RULES
+
+    return [
+        {"name": r.name, "summary": r.reference, "barrier": r.claims_barrier, "reproduction": r.reproduction}
+        for r in RULES.values()
+    ]
+
+
+def metrics() -> list[Row]:
+    from erasediff.auditing.catalogue import METRICS
+
+    return [{"name": name, "summary": text} for name, text in METRICS.items()]
+
+
+def attacks() -> list[Row]:
+    from erasediff.auditing.catalogue import ATTACKS
+
+    return [{"name": name, "summary": text} for name, text in ATTACKS.items()]
+
+
+def suites() -> list[Row]:
+    from erasediff.auditing.suite import SUITES
+
+    return [{"summary": f"{s.forget} + {s.per_class} per class + {s.unconditional} samples", **asdict(s)} for s in SUITES.values()]
+
+
+def presets() -> list[Row]:
+    return []
+
+
+TABLES: dict[str, Callable[[], list[Row]]] = {
+    "methods": methods,
+    "families": families,
+    "metrics": metrics,
+    "attacks": attacks,
+    "presets": presets,
+    "rules": rules,
+    "suites": suites,
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = Parser(prog="erasediff list", description="What there is to choose from.")
+    parser.add_argument("what", metavar="WHAT", help=listing(TABLES))
+    parser.add_argument("--format", metavar="text|json", default="text", help="json for programs (default: text)")
+    given = parser.parse(argv)
+    what, form = given["what"], given["format"]
+    if what not in TABLES:
+        raise BadInput(f"list {what!r} is unknown{nearest(what, TABLES)}; allowed: {listing(TABLES)}")
+    if form not in ("text", "json"):
+        raise BadInput(f"--format {form!r} is unknown{nearest(form, ('text', 'json'))}; allowed: text, json")
+    rows = TABLES[what]()
+    if form == "json":
+        print(json.dumps(rows, indent=2))
+        return 0
+    width = max((len(r["name"]) for r in rows), default=0)
+    for row in rows:
+        paper = f"  ({row['paper']})" if row.get("paper") else ""
+        print(f"{row['name']:<{width}}  {row['summary']}{paper}")
+    if not rows:
+        print(f"no {what} in this version")
+    return 0

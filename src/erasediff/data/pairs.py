@@ -1,0 +1,107 @@
+"""Endless pairs of forget and retain batches, a pure function of seed and step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from erasediff.data.sources import ImageData
+from erasediff.randomness import generator
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of a batch. ``images``: [b, C, H, W] in [-1, 1]; ``labels``, ``index``: [b].
+
+    ``start`` and ``total`` say which rows of the whole batch these are: random draws are made for the whole batch
+    and sliced, so that micro-batches and processes see the noise that one big batch would have seen.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    index: Tensor
+    role: str
+    start: int
+    total: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def split(self, size: int) -> Iterator[Batch]:
+        """Micro-batches of at most ``size`` rows."""
+        for first in range(0, len(self), size):
+            rows = slice(first, first + size)
+            labels = None if self.labels is None else self.labels[rows]
+            yield replace(
+                self, images=self.images[rows], labels=labels, index=self.index[rows], start=self.start + first
+            )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One step's batches; ``forget`` is ``None`` where nothing is to be forgotten (plain training)."""
+
+    retain: Batch
+    forget: Batch | None
+
+
+class Rows:
+    """The rows of each step: epoch after epoch, each a fresh permutation seeded by (seed, epoch, role)."""
+
+    def __init__(self, indices: Tensor, batch_size: int, seed: int, role: str) -> None:
+        self.indices, self.batch_size, self.seed, self.role = indices, batch_size, seed, role
+        self._epoch = (-1, indices)
+
+    def at(self, step: int) -> Tensor:
+        """Data indices [batch_size] of one step; a batch that crosses the end of an epoch goes on in the next."""
+        size, rows, position = len(self.indices), [], step * self.batch_size
+        while len(rows) < self.batch_size:
+            epoch, offset = divmod(position, size)
+            taken = self._permuted(epoch)[offset : offset + self.batch_size - len(rows)].tolist()
+            rows += taken
+            position += len(taken)
+        return torch.tensor(rows)
+
+    def _permuted(self, epoch: int) -> Tensor:
+        if self._epoch[0] != epoch:
+            order = torch.randperm(len(self.indices), generator=generator(self.seed, epoch, f"order/{self.role}"))
+            self._epoch = (epoch, self.indices[order])
+        return self._epoch[1]
+
+
+class Pairs:
+    """``pairs.at(step)`` is the pair of that step: nothing to save, nothing to restore.
+
+    Each process of ``world`` takes its ``rank``-th share of the rows of the one global batch.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        retain: Tensor,
+        forget: Tensor | None,
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.data, self.device, self.rank, self.world = data, device, rank, world
+        self.batch_size = batch_size
+        self.retain = Rows(retain, batch_size * world, seed, "retain")
+        self.forget = None if forget is None else Rows(forget, batch_size * world, seed, "forget")
+
+    def at(self, step: int) -> Pair:
+        forget = None if self.forget is None else self._batch(self.forget, step)
+        return Pair(retain=self._batch(self.retain, step), forget=forget)
+
+    def _batch(self, rows: Rows, step: int) -> Batch:
+        start = self.rank * self.batch_size
+        index = rows.at(step)[start : start + self.batch_size]
+        labels = None if self.data.labels is None else self.data.labels[index].to(self.device)
+        images = self.data.images[index].to(self.device).float() / 127.5 - 1
+        return Batch(images, labels, index, rows.role, start, self.batch_size * self.world)

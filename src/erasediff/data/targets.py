@@ -1,0 +1,127 @@
+"""What is to be forgotten, as a user says it: ``class:7``, ``samples:FILE``, ``concept:Van Gogh``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from erasediff.data.sources import IMAGE_SUFFIXES, ImageData
+from erasediff.errors import BadInput, listing, nearest
+
+
+@dataclass(frozen=True)
+class Class:
+    """Every sample of one class, by its number or its name."""
+
+    label: int | str
+    kind = "class"
+
+    def __str__(self) -> str:
+        return f"class:{self.label}"
+
+    def number(self, class_names: Sequence[str]) -> int:
+        """The class number among ``class_names``. Raises BadInput for a class that is not there."""
+        text = str(self.label)
+        if text in class_names:
+            return list(class_names).index(text)
+        if text.isdigit() and int(text) < len(class_names):
+            return int(text)
+        raise BadInput(f"there is no class {text!r}{nearest(text, class_names)}; classes: {listing(class_names)}")
+
+    def members(self, data: ImageData) -> Tensor:
+        """Mask [N] of the samples of this class."""
+        if data.labels is None:
+            raise BadInput(f"target {self} needs labels, and {data.spec} has none; use samples:FILE")
+        return data.labels == self.number(data.class_names)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Named samples: a file with one index or file name a line, or a directory whose file names are meant."""
+
+    source: str
+    kind = "samples"
+
+    def __str__(self) -> str:
+        return f"samples:{self.source}"
+
+    def entries(self) -> list[str]:
+        """The indices or file names that are listed. Raises BadInput for a missing or empty list."""
+        path = Path(self.source)
+        if path.is_dir():
+            found = [p.name for p in sorted(path.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES]
+        elif path.is_file():
+            found = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        else:
+            raise BadInput(f"target {self}: {path} does not exist; give a file with one index or file name a line")
+        if not found:
+            raise BadInput(f"target {self} names no sample")
+        return found
+
+    def members(self, data: ImageData) -> Tensor:
+        """Mask [N] of the samples named."""
+        place = {name: i for i, name in enumerate(data.names)}
+        place |= {Path(name).name: i for name, i in place.items()}
+        mask = torch.zeros(len(data), dtype=torch.bool)
+        for entry in self.entries():
+            index = int(entry) if entry.isdigit() and entry not in place else place.get(entry, -1)
+            if not 0 <= index < len(data):
+                raise BadInput(f"target {self} names {entry!r}, which is not among the {len(data)} samples of {data.spec}")
+            mask[index] = True
+        return mask
+
+
+@dataclass(frozen=True)
+class Concept:
+    """Something a prompt can say. Needs a text-conditioned family."""
+
+    text: str
+    kind = "concept"
+
+    def __str__(self) -> str:
+        return f"concept:{self.text}"
+
+    def members(self, data: ImageData) -> Tensor:
+        raise BadInput(f"target {self} names no samples of {data.spec}: a concept needs a text-conditioned model")
+
+
+Target = Class | Samples | Concept
+KINDS: dict[str, Callable[[str], Target]] = {"class": Class, "samples": Samples, "concept": Concept}
+
+
+def parse(text: str) -> Target:
+    """``"class:7"`` -> ``Class("7")``. Raises BadInput for another form."""
+    kind, colon, rest = text.partition(":")
+    if not colon or kind not in KINDS or not rest.strip():
+        forms = listing(f"{k}:..." for k in KINDS)
+        raise BadInput(f"target {text!r} is not of the form {forms}{nearest(kind, KINDS)}")
+    return KINDS[kind](rest.strip())
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices of the forget set and of the retain set, and the classes that the forget set exhausts."""
+
+    forget: Tensor
+    retain: Tensor
+    classes: tuple[int, ...]
+
+
+def split(targets: Sequence[Target], data: ImageData) -> Split:
+    """Divide the training part of ``data``. Raises BadInput if either side is empty."""
+    chosen = torch.zeros(len(data), dtype=torch.bool)
+    for target in targets:
+        chosen |= target.members(data)
+    training = ~data.held_out
+    forget, retain = (chosen & training).nonzero()[:, 0], (~chosen & training).nonzero()[:, 0]
+    named = listing(targets)
+    if not len(forget):
+        raise BadInput(f"target {named} leaves the forget set empty: no training sample of {data.spec} belongs to it")
+    if not len(retain):
+        raise BadInput(f"target {named} is all of {data.spec}: the retain set is empty; forget less than everything")
+    classes = tuple(sorted({t.number(data.class_names) for t in targets if isinstance(t, Class)}))
+    return Split(forget, retain, classes)

@@ -1,0 +1,68 @@
+"""What an untrained model is built from, as ``erasediff train`` takes it. No diffusers here: the flags read this."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from erasediff.errors import BadInput, listing, nearest
+from erasediff.families import UNET2D
+
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """An untrained UNet2DModel and its noise schedule.
+
+    Args:
+        block_out_channels: channels of each resolution level; by default chosen from the image size.
+        layers_per_block: residual blocks in each level.
+        attention: self-attention in every level but the first.
+        dropout: dropout in the residual blocks while training.
+        prediction_type: epsilon, v_prediction or sample.
+        beta_schedule: linear, scaled_linear or squaredcos_cap_v2.
+        num_train_timesteps: noise levels.
+        unconditional: leave the labels out of the model.
+    """
+
+    block_out_channels: tuple[int, ...] = ()
+    layers_per_block: int = 1
+    attention: bool = False
+    dropout: float = 0.0
+    prediction_type: str = "v_prediction"
+    beta_schedule: str = "squaredcos_cap_v2"
+    num_train_timesteps: int = 1000
+    unconditional: bool = False
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("prediction_type", UNET2D.predictions), ("beta_schedule", BETA_SCHEDULES)):
+            if (word := getattr(self, name)) not in allowed:
+                raise BadInput(f"{name} {word!r} is unknown{nearest(word, allowed)}; allowed: {listing(allowed)}")
+        if any(c < 1 for c in self.block_out_channels) or self.layers_per_block < 1 or self.num_train_timesteps < 2:
+            raise BadInput("block_out_channels and layers_per_block must be at least 1, num_train_timesteps at least 2")
+        if not 0 <= self.dropout < 1:
+            raise BadInput(f"dropout must lie in [0, 1), got {self.dropout}")
+
+    def channels(self, height: int) -> tuple[int, ...]:
+        """Channels by level: as given, or small ones that suit a CPU and halve the image to about 7 pixels."""
+        if self.block_out_channels:
+            return self.block_out_channels
+        return (24, 48) if height < 16 else (32, 64, 64)
+
+    def build(self, image_shape: Sequence[int], class_names: Sequence[str]) -> Any:
+        """The untrained model for images [C, H, W]; weights are drawn from torch's global generator."""
+        from erasediff.families.unet2d import fresh
+
+        return fresh(
+            image_shape,
+            () if self.unconditional else class_names,
+            block_out_channels=self.channels(image_shape[1]),
+            layers_per_block=self.layers_per_block,
+            attention=self.attention,
+            dropout=self.dropout,
+            prediction_type=self.prediction_type,
+            beta_schedule=self.beta_schedule,
+            num_train_timesteps=self.num_train_timesteps,
+        )

@@ -1,0 +1,142 @@
+"""What a model must answer, whatever its family: the words every other floor uses.
+
+Shapes: ``B`` samples in a batch, ``C`` channels, ``H`` x ``W`` pixels (or latent cells).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from erasediff.errors import BadInput, listing
+
+Condition = Tensor | None
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """A noised batch: ``x_t = signal * x_0 + sigma * noise``, with the coefficients of each sample.
+
+    ``x_0``, ``noise``, ``x_t``: [B, C, H, W]; ``t``: [B] integers; ``signal``, ``sigma``: [B, 1, 1, 1] in [0, 1].
+    """
+
+    x_0: Tensor
+    noise: Tensor
+    t: Tensor
+    x_t: Tensor
+    signal: Tensor
+    sigma: Tensor
+
+
+@dataclass(frozen=True)
+class ClassConditions:
+    """Conditions of a model asked by class label; ``num_classes`` is 0 for an unconditional model.
+
+    ``null_label`` is the label that means "no condition" (``None``: the model has none), ``excluded`` the classes
+    that :meth:`other` never draws: those to be forgotten.
+    """
+
+    num_classes: int
+    null_label: int | None
+    excluded: tuple[int, ...] = ()
+
+    def own(self, labels: Tensor | None) -> Condition:
+        """Each sample's own condition [B]; ``None`` for an unconditional model."""
+        return labels if self.num_classes else None
+
+    def null(self, labels: Tensor | None) -> Condition:
+        """The null condition for as many samples as ``labels`` has [B]; ``None`` for an unconditional model."""
+        if not self.num_classes:
+            return None
+        if self.null_label is None:
+            raise BadInput("this model has no null condition: it was not trained for classifier-free guidance")
+        return torch.full_like(_given(labels), self.null_label)
+
+    def other(self, labels: Tensor | None, uniform: Tensor) -> Condition:
+        """A class drawn for each sample, never its own nor an excluded one. ``uniform``: [B] draws from U[0, 1).
+
+        A pure function of its arguments, so that the same step draws the same classes on one process or eight.
+        """
+        if not self.num_classes:
+            raise BadInput("an unconditional model has no other class to be relabelled to")
+        own = _given(labels)
+        allowed = torch.ones(own.shape[0], self.num_classes, device=own.device, dtype=torch.float64)
+        allowed[:, list(self.excluded)] = 0
+        allowed.scatter_(1, own[:, None], 0)
+        steps = allowed.cumsum(1)
+        count = steps[:, -1:]
+        # The first class whose running count exceeds u * count: each allowed class has the same share of [0, 1).
+        return (steps <= uniform[:, None].to(steps) * count).sum(1).clamp(max=self.num_classes - 1)
+
+    def where(self, mask: Tensor, chosen: Condition, otherwise: Condition) -> Condition:
+        """``chosen`` where ``mask`` [B] holds, else ``otherwise``."""
+        if chosen is None or otherwise is None:
+            return None
+        return torch.where(mask, chosen, otherwise)
+
+    def classes(self) -> tuple[int, ...]:
+        """The classes that remain after the excluded ones."""
+        return tuple(c for c in range(self.num_classes) if c not in self.excluded)
+
+
+def _given(labels: Tensor | None) -> Tensor:
+    if labels is None:
+        raise BadInput("this model is asked by class label, and the data has no labels")
+    return labels
+
+
+class NoisingProtocol(Protocol):
+    """One face for diffusers' schedulers (see ``noising.py``)."""
+
+    prediction_type: str
+    num_train_timesteps: int
+
+    def noised(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Noisy: ...
+    def target(self, noisy: Noisy, noise: Tensor | None = None) -> Tensor: ...
+    def implied_noise(self, prediction: Tensor, noisy: Noisy) -> Tensor: ...
+    def noise_weight(self, noisy: Noisy) -> Tensor: ...
+
+
+class Model(Protocol):
+    """A trained model and how it is asked. Images are [B, C, H, W] in [-1, 1]."""
+
+    family: str
+    denoiser: nn.Module
+    noising: NoisingProtocol
+    conditions: ClassConditions
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W] -> ``x_0``, what the denoiser is trained on."""
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """The inverse of :meth:`encode`, clamped to [-1, 1]."""
+
+    def ask(self, denoiser: nn.Module, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The prediction [B, C, H, W] of ``denoiser`` (this model's, or a frozen copy of it)."""
+
+    def sampler(self, num_inference_steps: int) -> Any:
+        """A fast scheduler with ``timesteps``, ``scale_model_input`` and ``step``, made from the model's own."""
+
+    def pipeline(self) -> Any:
+        """A diffusers pipeline over the same weights."""
+
+    def save(self, directory: Path) -> None:
+        """Write a plain diffusers pipeline directory (safetensors)."""
+
+
+def check_images(model: Model, shape: tuple[int, ...]) -> None:
+    """Raise BadInput unless images of ``shape`` [C, H, W] are what ``model`` takes."""
+    if tuple(shape) != tuple(model.image_shape):
+        raise BadInput(
+            f"images are {_size(shape)}, but this model takes {_size(model.image_shape)} (channels x height x width)"
+        )
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(listing([n]) for n in shape)

@@ -1,0 +1,45 @@
+"""Drawing images from a model: one loop for every family, with classifier-free guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from erasediff.families.base import Condition, Model
+
+
+@torch.no_grad()
+def sample(
+    model: Model,
+    x_T: Tensor,
+    condition: Condition,
+    null: Condition,
+    *,
+    guidance_scale: float = 1.0,
+    num_inference_steps: int = 20,
+    denoiser: nn.Module | None = None,
+    on_step: Callable[[], None] | None = None,
+) -> Tensor:
+    """Denoise ``x_T`` [B, C, H, W] to images [B, C, H, W] in [-1, 1].
+
+    ``guidance_scale`` w: prediction = null + w (conditional - null) (Ho and Salimans 2022, arXiv:2207.12598, in the
+    convention of diffusers: 1 means no guidance, and costs one pass a step instead of two).
+    """
+    denoiser = model.denoiser if denoiser is None else denoiser
+    scheduler = model.sampler(num_inference_steps)
+    guided = guidance_scale != 1.0 and condition is not None and null is not None
+    x = x_T
+    for t in scheduler.timesteps:
+        steps = torch.full((x.shape[0],), int(t), device=x.device, dtype=torch.long)
+        if guided:
+            both = torch.cat([condition, null])  # type: ignore[list-item]
+            given, free = model.ask(denoiser, torch.cat([x, x]), torch.cat([steps, steps]), both).chunk(2)
+            prediction = free + guidance_scale * (given - free)
+        else:
+            prediction = model.ask(denoiser, x, steps, condition)
+        x = scheduler.step(prediction.float(), t, x).prev_sample
+        if on_step is not None:
+            on_step()
+    return model.decode(x)

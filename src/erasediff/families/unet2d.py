@@ -1,0 +1,160 @@
+"""Pixel-space diffusion with diffusers' UNet2DModel: class-conditional or unconditional DDPM."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
+from torch import Tensor, nn
+
+from erasediff.errors import BadInput, listing
+from erasediff.families.base import ClassConditions, Condition
+from erasediff.families.noising import Noising
+from erasediff.families.pipelines.class_conditional_ddpm import ClassConditionalDDPMPipeline
+from erasediff.files import staged_directory
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@dataclass
+class UNet2D:
+    """A UNet2DModel with its training scheduler; see :class:`erasediff.families.base.Model`.
+
+    The label of the null condition and the class names live in the UNet's own ``config.json`` under
+    ``_null_label`` and ``_class_names`` (private keys, which diffusers keeps and does not warn about).
+    """
+
+    denoiser: UNet2DModel
+    scheduler: Any
+    conditions: ClassConditions
+    class_names: tuple[str, ...]
+    noising: Noising
+    family: str = "unet2d"
+
+    @classmethod
+    def wrap(cls, unet: UNet2DModel, scheduler: Any) -> UNet2D:
+        """Adapt a UNet and a scheduler with ``alphas_cumprod``."""
+        if not hasattr(scheduler, "alphas_cumprod"):
+            raise BadInput(f"scheduler {type(scheduler).__name__} has no alphas_cumprod; use a DDPM or DDIM scheduler")
+        embedded = unet.config.num_class_embeds or 0
+        null = unet.config.get("_null_label")
+        num_classes = embedded - (1 if null is not None else 0)
+        names = tuple(str(n) for n in unet.config.get("_class_names") or range(num_classes))
+        return cls(unet, scheduler, ClassConditions(num_classes, null), names, Noising.of(scheduler))
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        size = self.denoiser.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return self.denoiser.config.in_channels, height, width
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        return x_0.clamp(-1, 1)
+
+    def ask(self, denoiser: nn.Module, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return denoiser(x_t, t, condition, return_dict=False)[0]
+
+    def sampler(self, num_inference_steps: int) -> DPMSolverMultistepScheduler:
+        # With the maximum at 1, "dynamic thresholding" clips x_0 to [-1, 1] exactly as DDPM's clip_sample does.
+        clip = bool(self.scheduler.config.get("clip_sample"))
+        sampler = DPMSolverMultistepScheduler.from_config(
+            self.scheduler.config, thresholding=clip, sample_max_value=1.0
+        )
+        sampler.set_timesteps(num_inference_steps)
+        return sampler
+
+    def pipeline(self) -> Any:
+        kind = ClassConditionalDDPMPipeline if self.conditions.num_classes else DDPMPipeline
+        return kind(unet=self.denoiser, scheduler=self.scheduler)
+
+    def save(self, directory: Path) -> None:
+        """Write unet/, scheduler/, model_index.json and pipeline.py; the directory appears whole or not at all."""
+        with staged_directory(directory) as staging:
+            self.denoiser.to(memory_format=torch.contiguous_format)  # safetensors stores contiguous tensors only
+            DDPMPipeline(unet=self.denoiser, scheduler=self.scheduler).save_pretrained(staging)
+            if self.conditions.num_classes:
+                source = resources.files("erasediff.families.pipelines") / "class_conditional_ddpm.py"
+                (staging / "pipeline.py").write_text(source.read_text())
+
+
+def load(directory: Path) -> UNet2D:
+    """Read a DDPM or DDIM pipeline directory. Weights must be safetensors; code in the directory is never run."""
+    unet_dir, scheduler_dir = directory / "unet", directory / "scheduler"
+    for needed in (unet_dir / "config.json", unet_dir / WEIGHTS, scheduler_dir / "scheduler_config.json"):
+        if not needed.exists():
+            raise BadInput(f"{directory} is not a complete UNet2DModel pipeline: {needed.relative_to(directory)} is missing")
+    try:
+        unet = UNet2DModel.from_pretrained(unet_dir, use_safetensors=True, low_cpu_mem_usage=False)
+        scheduler = DDPMScheduler.from_pretrained(scheduler_dir)
+    except (OSError, ValueError, RuntimeError, json.JSONDecodeError) as error:
+        raise BadInput(f"{directory} cannot be read as a UNet2DModel pipeline: {_first_line(error)}") from error
+    broken = [n for n, p in unet.named_parameters() if not bool(torch.isfinite(p).all())]
+    if broken:
+        raise BadInput(f"{directory} holds weights that are not finite (NaN or infinity), first in {broken[0]}")
+    return UNet2D.wrap(unet.eval(), scheduler)
+
+
+def adopt(pipeline: Any) -> UNet2D:
+    """Adapt a copy of a loaded pipeline's UNet and scheduler."""
+    return UNet2D.wrap(copy.deepcopy(pipeline.unet).float().eval(), pipeline.scheduler)
+
+
+def fresh(
+    image_shape: Sequence[int],
+    class_names: Sequence[str],
+    *,
+    block_out_channels: Sequence[int] = (32, 64),
+    layers_per_block: int = 1,
+    attention: bool = False,
+    dropout: float = 0.0,
+    prediction_type: str = "v_prediction",
+    beta_schedule: str = "squaredcos_cap_v2",
+    num_train_timesteps: int = 1000,
+) -> UNet2D:
+    """An untrained model for ``image_shape`` [C, H, W]; no ``class_names`` makes it unconditional.
+
+    One class embedding more than there are classes: the last label is the null condition.
+    ``attention`` puts self-attention into every level but the first, as in DDPM's 16x16 blocks.
+    """
+    channels, height, width = image_shape
+    levels = len(block_out_channels)
+    if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
+        raise BadInput(
+            f"images of {height} x {width} cannot be halved {levels - 1} times; "
+            f"give fewer block_out_channels than {listing(block_out_channels)}"
+        )
+    inner = ("AttnDownBlock2D", "AttnUpBlock2D") if attention else ("DownBlock2D", "UpBlock2D")
+    unet = UNet2DModel(
+        sample_size=height if height == width else (height, width),
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=tuple(block_out_channels),
+        layers_per_block=layers_per_block,
+        down_block_types=("DownBlock2D", *[inner[0]] * (levels - 1)),
+        up_block_types=(*[inner[1]] * (levels - 1), "UpBlock2D"),
+        norm_num_groups=min(8, *block_out_channels),
+        attention_head_dim=8,
+        dropout=dropout,
+        num_class_embeds=len(class_names) + 1 if class_names else None,
+    )
+    if class_names:
+        unet.register_to_config(_null_label=len(class_names), _class_names=list(class_names))
+    scheduler = DDPMScheduler(
+        num_train_timesteps=num_train_timesteps, beta_schedule=beta_schedule, prediction_type=prediction_type
+    )
+    return UNet2D.wrap(unet, scheduler)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

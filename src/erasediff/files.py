@@ -1,0 +1,91 @@
+"""Files written whole or not at all, and what identifies them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from erasediff.errors import BadInput
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write ``content`` to ``path`` so that a reader sees the old file or the new one, never half of either."""
+    data = content.encode() if isinstance(content, str) else content
+    with writable(path.parent):
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Atomic, indented, and strict: NaN and infinity are not JSON and raise ValueError."""
+    write_atomic(path, json.dumps(record, indent=2, allow_nan=False, default=str) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The parsed file. Raises BadInput when it is missing or is not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise BadInput(f"{path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is not valid JSON: {error}") from None
+
+
+@contextmanager
+def staged_directory(final: Path) -> Iterator[Path]:
+    """A temporary directory beside ``final`` that takes its place when the block ends well, and vanishes when not."""
+    with writable(final.parent):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}."))
+        try:
+            yield staging
+            staging.chmod(0o755)
+            if final.exists():
+                shutil.rmtree(final)
+            staging.replace(final)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def writable(place: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write (no permission, full disk) into a BadInput that names ``place``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise BadInput(f"cannot write in {place}: {os.strerror(error.errno).lower()}") from error
+    except Exception as error:
+        # safetensors reports a full disk as an error of its own, which only its text tells apart.
+        if "No space left on device" not in str(error):
+            raise
+        raise BadInput(f"cannot write in {place}: no space left on device") from error
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of one file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def weight_hashes(directory: Path) -> dict[str, str]:
+    """SHA-256 of every safetensors file below ``directory``, by relative path."""
+    return {str(p.relative_to(directory)): sha256(p) for p in sorted(directory.rglob("*.safetensors"))}

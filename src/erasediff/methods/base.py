@@ -1,0 +1,138 @@
+"""The seam: what a method may touch, and what it gives back.
+
+A method says which way to step. It never steps, never calls backward, never sees an optimiser or a scheduler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from torch import Tensor
+
+from erasediff.data.pairs import Batch, Pair, Pairs
+from erasediff.families.base import Condition, Model, Noisy
+from erasediff.solver.adam import Moments
+from erasediff.solver.gram import Gradients
+
+State = Mapping[str, Tensor]
+NO_STATE: State = {}
+
+
+class Losses(NamedTuple):
+    """One loss per sample, and the least that each could be over all functions.
+
+    ``loss``: [b]; ``floor``: [b], or ``None`` where the least is unknown; ``slack`` is ``loss - floor``.
+    ``denoise``: [b], the ordinary denoising loss of the same predictions, where ``loss`` is another one: what a
+    retain budget is measured by.
+    """
+
+    loss: Tensor
+    floor: Tensor | None = None
+    denoise: Tensor | None = None
+
+
+class Term(NamedTuple):
+    """The outcome of one objective over one whole batch: losses [B] (no graph), and the gradients of their mean."""
+
+    gradients: Gradients
+    loss: Tensor
+    floor: Tensor | None = None
+    denoise: Tensor | None = None
+
+    @property
+    def slack(self) -> Tensor | None:
+        """Mean of loss - floor, 0-dim; ``None`` where the floor is unknown."""
+        return None if self.floor is None else (self.loss - self.floor).mean()
+
+
+class StepContext(Protocol):
+    """All that a method may touch during one step."""
+
+    model: Model
+
+    def noised(self, batch: Batch, *, t: Tensor | None = None, noise: Tensor | None = None) -> Noisy:
+        """Noise a batch; what is not given is drawn as a function of (seed, step, the batch's role)."""
+
+    def predict(self, noisy: Noisy, condition: Condition, *, frozen: bool = False) -> Tensor:
+        """The denoiser's prediction [b, C, H, W]; ``frozen``: that of theta_0, without a graph, in the same mode."""
+
+    def divergence(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Mean squared difference per sample [b]."""
+
+    def uniform(self, batch: Batch, purpose: str) -> Tensor:
+        """Draws [b] from U[0, 1), a function of (seed, step, role, purpose)."""
+
+    def uniform_like(self, batch: Batch, like: Tensor, purpose: str) -> Tensor:
+        """Draws [b, C, H, W] from U[0, 1), a function of (seed, step, role, purpose)."""
+
+    def gradients(self, *terms: tuple[Objective, Batch]) -> list[Term]:
+        """Whole-batch losses and gradients of each term; micro-batches, precision and synchronisation happen here."""
+
+    def moments(self) -> Moments | None:
+        """Adam's state before this step, or ``None`` under another optimiser."""
+
+
+Objective = Callable[[StepContext, Batch], Losses]
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Where to step: ``gradients`` take the place of the loss gradient in the optimiser. ``log`` is for the record."""
+
+    gradients: Sequence[Tensor]
+    log: dict[str, Any]
+    state: State = field(default_factory=dict)
+    mask: Sequence[Tensor] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a method cannot do without; ``list methods`` and the refusals read this."""
+
+    forget_set: bool = True
+    retain_set: bool = True
+    classes: bool = False
+    null_condition: bool = False
+    frozen: bool = False
+
+
+class GradientMethod(Protocol):
+    """A frozen keyword-only dataclass whose fields are its configuration and its flags."""
+
+    PAPER: ClassVar[str]
+    SUMMARY: ClassVar[str]
+
+    @property
+    def needs(self) -> Needs: ...
+
+    def prepare(self, ctx: StepContext, pairs: Pairs) -> State:
+        """Whatever must be computed once at theta_0 (masks, Fisher matrices): tensors, saved in every checkpoint."""
+
+    def direction(self, ctx: StepContext, pair: Pair, state: State) -> Direction:
+        """The direction of this step."""
+
+    def forward_equivalents(self) -> float:
+        """Cost of one step in forwards of one batch (a forward 1, a backward 2)."""
+
+
+class Stateless:
+    """For methods that prepare nothing."""
+
+    def prepare(self, ctx: StepContext, pairs: Pairs) -> State:  # noqa: ARG002
+        return NO_STATE
+
+
+def record(*, retain: Term | None = None, forget: Term | None = None) -> dict[str, Tensor]:
+    """The entries of ``metrics.jsonl`` that follow from the terms themselves, as 0-dim tensors."""
+    entries: dict[str, Tensor] = {}
+    if retain is not None:
+        entries["retain_loss"] = retain.loss.mean()
+        if retain.denoise is not None:
+            entries["retain_denoise_loss"] = retain.denoise.mean()
+    if forget is not None:
+        entries["forget_loss"] = forget.loss.mean()
+        if forget.slack is not None:
+            entries["slack"] = forget.slack
+    return entries

@@ -1,0 +1,140 @@
+"""Objectives: functions of (context, batch) with one loss per sample, from which methods are composed.
+
+Each forget objective knows the least value that any function could reach (its *floor*), per sample, so that the
+slack ``loss - floor`` is known without an inner minimisation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from erasediff.data.pairs import Batch
+from erasediff.families.base import Condition, Noisy
+from erasediff.methods.base import Losses, Objective, StepContext
+from erasediff.solver.floors import drawn_teacher_floor, uniform_noise_floor
+
+
+def condition_dropped(ctx: StepContext, batch: Batch, share: float) -> Condition:
+    """Each sample's own condition, or for a share of them the null condition (classifier-free guidance training)."""
+    conditions = ctx.model.conditions
+    own = conditions.own(batch.labels)
+    if own is None or share == 0 or conditions.null_label is None:
+        return own
+    return conditions.where(ctx.uniform(batch, "drop") < share, conditions.null(batch.labels), own)
+
+
+@dataclass(frozen=True)
+class Denoise:
+    """The ordinary denoising loss (Ho et al. 2020, arXiv:2006.11239, eq. 14, in the model's own prediction type)."""
+
+    null_share: float
+
+    def __call__(self, ctx: StepContext, batch: Batch) -> Losses:
+        noisy = ctx.noised(batch)
+        prediction = ctx.predict(noisy, condition_dropped(ctx, batch, self.null_share))
+        loss = ctx.divergence(prediction, ctx.model.noising.target(noisy))
+        return Losses(loss, None, loss.detach())
+
+
+@dataclass(frozen=True)
+class Distill:
+    """Agree with the frozen model under the same condition: the retain loss without the variance of the noise."""
+
+    null_share: float
+
+    def __call__(self, ctx: StepContext, batch: Batch) -> Losses:
+        noisy = ctx.noised(batch)
+        condition = condition_dropped(ctx, batch, self.null_share)
+        prediction = ctx.predict(noisy, condition)
+        loss = ctx.divergence(prediction, ctx.predict(noisy, condition, frozen=True))
+        denoise = ctx.divergence(prediction.detach(), ctx.model.noising.target(noisy))
+        return Losses(loss, torch.zeros_like(loss), denoise)
+
+
+@dataclass(frozen=True)
+class UniformNoise:
+    """Predict noise drawn from U[0, 1) instead of the noise that was added (EraseDiff, arXiv:2401.05779, L_f).
+
+    The loss is the squared error of the noise that the prediction implies, so that it means the same under every
+    prediction type; its floor is 1/12 per element, times the weight that keeps models of x_0 finite at small sigma.
+    """
+
+    null_share: float
+
+    def __call__(self, ctx: StepContext, batch: Batch) -> Losses:
+        noisy = ctx.noised(batch)
+        prediction = ctx.predict(noisy, condition_dropped(ctx, batch, self.null_share))
+        noising = ctx.model.noising
+        weight = noising.noise_weight(noisy)
+        target = ctx.uniform_like(batch, noisy.noise, "forget_noise")
+        scale = weight.sqrt()
+        loss = ctx.divergence(scale * noising.implied_noise(prediction, noisy), scale * target)
+        return Losses(loss, weight.flatten().float() * uniform_noise_floor())
+
+
+@dataclass(frozen=True)
+class Relabel:
+    """Agree with the frozen model under *another class*, drawn per sample, at the same ``x_t``.
+
+    With ``repulsion`` r > 0 the target is pushed on, away from what the frozen model says of the sample's own class:
+    other + r (other - own), the negative guidance of ESD (arXiv:2303.07345) against another class; one more frozen
+    pass. The mean over other classes still looks like the own class now and then; pushed on it does not.
+
+    The floor is the variance of the frozen model over the drawn classes; estimated without bias by a second,
+    independent draw, at the cost of one more pass of the frozen model, where ``floor`` is asked for.
+    """
+
+    null_share: float
+    floor: bool = False
+    repulsion: float = 0.0
+
+    def __call__(self, ctx: StepContext, batch: Batch) -> Losses:
+        noisy = ctx.noised(batch)
+        prediction = ctx.predict(noisy, condition_dropped(ctx, batch, self.null_share))
+        other = self._other(ctx, batch, noisy, "other")
+        target = other
+        if self.repulsion:
+            own = ctx.predict(noisy, ctx.model.conditions.own(batch.labels), frozen=True)
+            target = other + self.repulsion * (other - own)
+        loss = ctx.divergence(prediction, target)
+        if not self.floor:
+            return Losses(loss)
+        second = self._other(ctx, batch, noisy, "second_other")
+        return Losses(loss, (1 + self.repulsion) ** 2 * drawn_teacher_floor(other, second))
+
+    def _other(self, ctx: StepContext, batch: Batch, noisy: Noisy, purpose: str) -> Tensor:
+        other = ctx.model.conditions.other(batch.labels, ctx.uniform(batch, purpose))
+        return ctx.predict(noisy, other, frozen=True)
+
+
+@dataclass(frozen=True)
+class Unconditional:
+    """Agree with the frozen model under the null condition, at the same ``x_t``. Floor 0: the model can be it.
+
+    The frozen model draws the target at its share of the data under the null condition, so this cannot forget
+    further than that share, and dropping the student's condition as well would teach it nothing.
+    """
+
+    def __call__(self, ctx: StepContext, batch: Batch) -> Losses:
+        noisy = ctx.noised(batch)
+        conditions = ctx.model.conditions
+        teacher = ctx.predict(noisy, conditions.null(batch.labels), frozen=True)
+        loss = ctx.divergence(ctx.predict(noisy, conditions.own(batch.labels)), teacher)
+        return Losses(loss, torch.zeros_like(loss))
+
+
+RETAIN_OBJECTIVES = {"denoise": Denoise, "distill": Distill}
+FORGET_TARGETS = ("relabel", "noise", "unconditional")
+
+
+def forget_objective(name: str, *, null_share: float, floor: bool, repulsion: float) -> Objective:
+    """The forget objective of that name; ``floor`` asks for its least value where that costs something."""
+    makers: dict[str, Objective] = {
+        "relabel": Relabel(null_share, floor, repulsion),
+        "noise": UniformNoise(null_share),
+        "unconditional": Unconditional(),
+    }
+    return makers[name]

@@ -1,0 +1,135 @@
+"""How a model was made and measured, as pairs of a label and a text; tolerant of records that lack entries."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from erasediff.audit.result import AuditResult
+from erasediff.report.numbers import count, duration, percent
+
+Facts = list[tuple[str, str]]
+
+_NAMES = {
+    "features": "Feature space",
+    "guidance_scale": "Guidance scale",
+    "num_inference_steps": "sampling steps",
+    "per_class": "samples a class",
+    "relearn_images": "relearning from k images",
+    "sha256": "SHA-256",
+}
+_ELSEWHERE = {"command", "models", "versions", "machine", "classifier", "model_hashes"}
+
+
+def making(run: Mapping[str, Any]) -> Facts:
+    """What ``run.json`` says about how the model came to be: method, data, steps, cost."""
+    method, data, cost = (_mapping(run.get(key)) for key in ("method", "data", "cost"))
+    base, stopped = _mapping(run.get("base_model")), _mapping(run.get("stopped"))
+    target = run.get("target")
+    known: dict[str, Any] = {
+        "Target": ", ".join(map(str, target)) if isinstance(target, list) else target,
+        "Method": method.get("name") or (run.get("method") if isinstance(run.get("method"), str) else None),
+        "Paper": method.get("paper"),
+        "Settings": plain(method.get("fields")),
+        "Base model": base.get("id") or base.get("source") or run.get("base_model_id"),
+        "Data": data.get("spec"),
+        "Samples": count(data["n"]) if isinstance(data.get("n"), int) else None,
+        "Seed": run.get("seed"),
+        "Steps": count(run["steps"]) if isinstance(run.get("steps"), int) else None,
+        "Stopped": plain(stopped.get("reason")),
+        "Cost": _cost(cost),
+    }
+    return [(label, str(value)) for label, value in known.items() if value not in (None, "", "{}")]
+
+
+def measuring(result: AuditResult) -> Facts:
+    """Instruments, sampling and seeds of an audit."""
+    setting, facts = result.setting, []
+    judge = setting.get("classifier")
+    if isinstance(judge, Mapping):
+        facts.append(("Judge", _judge(judge)))
+    elif judge is not None:
+        facts.append(("Judge", plain(judge)))
+    for key, value in setting.items():
+        if key not in _ELSEWHERE and value not in (None, "", {}, []):
+            facts.append((_label(key), plain(value)))
+    for name, source in _mapping(setting.get("models")).items():
+        facts.append((f"Model: {name}", plain(source)))
+    for name, digest in _mapping(setting.get("model_hashes")).items():
+        facts.append((f"SHA-256: {name}", plain(digest)))
+    return facts
+
+
+def surroundings(result: AuditResult) -> str:
+    """Versions and machine in one line, as far as they are recorded."""
+    versions, machine = (_mapping(result.setting.get(key)) for key in ("versions", "machine"))
+    named = [f"{name} {version}" for name, version in versions.items() if version]
+    return ", ".join([*named, *(str(machine[k]) for k in ("platform",) if k in machine)])
+
+
+def command(result: AuditResult) -> str:
+    """The command line that repeats the audit: the recorded one, else put together from the setting; may be empty."""
+    given, setting = result.setting.get("command"), result.setting
+    if given:
+        return shlex.join(map(str, given)) if isinstance(given, (list, tuple)) else str(given)
+    models = _mapping(setting.get("models"))
+    if "erased" not in models:
+        return ""
+    words = ["erasediff", "audit", str(models["erased"])]
+    words += [w for name, source in models.items() if name != "erased" for w in (f"--{name}", str(source))]
+    for target in result.target.split(", "):
+        words += ["--target", target]
+    flags = {
+        "data": _mapping(setting.get("data")).get("spec"),
+        "goal": result.verdict.goal,
+        "suite": _mapping(setting.get("suite")).get("name"),
+        "features": setting.get("features"),
+        "guidance_scale": setting.get("guidance_scale"),
+        "seed": setting.get("seed"),
+    }
+    words += [w for flag, value in flags.items() if value is not None for w in (f"--{flag}", str(value))]
+    return shlex.join([*words, "--output_dir", "audit"])
+
+
+def plain(value: object) -> str:
+    """Nested values as one line: ``eta 0.1, rule dynamic_barrier``."""
+    if isinstance(value, Mapping):
+        named = [(_NAMES.get(str(k), _spaced(k)), plain(v)) for k, v in value.items() if v is not None]
+        return ", ".join(text if label == "name" else f"{label} {text}" for label, text in named)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(plain(v) for v in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "" if value is None else str(value)
+
+
+def _judge(judge: Mapping[str, Any]) -> str:
+    name, accuracy, n = str(judge.get("name", "a classifier")), judge.get("held_out_accuracy"), judge.get("held_out_n")
+    if not isinstance(accuracy, float):
+        return name
+    of = f" {count(n)}" if isinstance(n, int) else ""
+    return f"{name}; right on {percent(accuracy)} of{of} held-out images"
+
+
+def _cost(cost: Mapping[str, Any]) -> str:
+    parts = [duration(float(cost["seconds"]))] if isinstance(cost.get("seconds"), (int, float)) else []
+    if isinstance(cost.get("forward_equivalents"), (int, float)):
+        parts.append(f"{cost['forward_equivalents']:,.0f} forward equivalents")
+    if isinstance(cost.get("peak_memory_bytes"), (int, float)):
+        parts.append(f"{cost['peak_memory_bytes'] / 2**30:.2f} GiB peak memory")
+    return ", ".join(parts)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _label(key: str) -> str:
+    return _NAMES.get(key, _spaced(key).capitalize())
+
+
+def _spaced(key: object) -> str:
+    return str(key).replace("_", " ")

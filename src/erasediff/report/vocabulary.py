@@ -1,0 +1,153 @@
+"""The words of the report: what a measure is called, what it means, which subject is which."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+GROUPS = {
+    "forget": "Forgetting",
+    "retain": "What it kept",
+    "relearning": "Relearning",
+    "drift": "Distance to the base model",
+    "membership": "Membership",
+    "adversarial": "Attacks",
+}
+"""Titles of groups, in the order of the report; groups that are not named here follow."""
+
+SUBJECTS = {
+    "base": ("base", "the model before erasing"),
+    "erased": ("erased", "the model after erasing: the one that is judged"),
+    "retrained": ("retrained", "the oracle: trained from scratch, never saw the target"),
+    "control": ("control", "the base model fine-tuned on the retain set only: what training alone changes"),
+}
+"""Name -> title and meaning, in the order of columns: before, after, then the two to compare with."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How one measure is shown. ``share``: it lives in [0, 1] and may stand on a common axis."""
+
+    title: str
+    explanation: str
+    group: str
+    share: bool = False
+
+
+MEASURES = {
+    "forget_rate": Measure(
+        "Forget rate", "share of samples asked for the target that the judge calls the target", "forget", True
+    ),
+    "forget_probability": Measure(
+        "Forget probability", "mean probability the judge gives the target on those samples", "forget", True
+    ),
+    "forget_rate_unconditional": Measure(
+        "Forget rate, unconditional", "share of samples drawn without a condition that are the target", "forget", True
+    ),
+    "forget_entropy": Measure(
+        "Entropy when asked", "how unsure the judge is of those samples, in nats: high means noise", "forget"
+    ),
+    "retain_accuracy": Measure(
+        "Retain accuracy", "share of samples of the other classes that are what was asked for", "retain", True
+    ),
+    "retain_accuracy_worst": Measure(
+        "Retain accuracy, worst class", "the same for the class that came out worst", "retain", True
+    ),
+    "frechet_distance": Measure(
+        "Fréchet distance", "to real retained images, in the features named below: quality and variety", "retain"
+    ),
+    "kernel_distance": Measure("Kernel distance", "the same question, unbiased at small sample sizes", "retain"),
+    "precision": Measure("Precision", "share of samples that lie near a real image: quality", "retain", True),
+    "recall": Measure("Recall", "share of real images that lie near a sample: variety", "retain", True),
+    "density": Measure("Density", "how densely samples sit among real images (may exceed 1)", "retain"),
+    "coverage": Measure("Coverage", "share of real images with a sample in their neighbourhood", "retain", True),
+    "class_entropy_unconditional": Measure(
+        "Class entropy, unconditional", "variety of the classes drawn without a condition, in nats", "retain"
+    ),
+    "parameter_change": Measure("Parameter change", "relative change of all weights against the base model", "drift"),
+    "image_change_retain": Measure(
+        "Image change, retained", "mean change of retained images drawn from the same seeds", "drift"
+    ),
+    "image_change_forget": Measure(
+        "Image change, target", "mean change of the target's images drawn from the same seeds", "drift"
+    ),
+}
+"""Known measures in the order of the report."""
+
+PATTERNS = {
+    r"relearn_k(\d+)": Measure(
+        "Return after relearning, k = {}",
+        "target's share while fine-tuning on k forgotten images, mean",
+        "relearning",
+        True,
+    ),
+    r"relearn_(\w+)": Measure(
+        "Return after relearning, {}", "target's share while fine-tuning, mean of the curve", "relearning", True
+    ),
+    r"mia_auc_(\w+)": Measure(
+        "Membership attack, {}", "area under the curve; 0.5 is chance; compare with retrained", "membership", True
+    ),
+    r"mia_tpr_at_1fpr_(\w+)": Measure(
+        "Membership attack, {}, TPR", "true positives at 1 % false positives", "membership", True
+    ),
+    r"attack_success_(\w+)": Measure("Attack, {}", "share of tries that brought the target back", "adversarial", True),
+}
+"""Families of measures; the title takes what the pattern found."""
+
+
+def measure(name: str, group: str) -> Measure:
+    """How the measure ``name`` is shown; one that nobody described gets its name in words and its own ``group``."""
+    if name in MEASURES:
+        return MEASURES[name]
+    for pattern, family in PATTERNS.items():
+        if found := re.fullmatch(pattern, name):
+            return replace(family, title=family.title.format(_words(found[1])))
+    return Measure(_words(name).capitalize() or "(no name)", "", group or "other")
+
+
+def group_title(group: str) -> str:
+    """The heading of a group."""
+    return GROUPS.get(group, _words(group).capitalize() or "Other")
+
+
+def sorting_key(name: str, group: str) -> tuple[int, str, int, list[tuple[int, str]]]:
+    """Groups in their order, known measures in theirs, then by name with numbers as numbers (k1, k5, k10)."""
+    groups, known = list(GROUPS), list(MEASURES)
+    shown = measure(name, group).group
+    parts = [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", name)]
+    return (
+        groups.index(shown) if shown in groups else len(groups),
+        shown,
+        known.index(name) if name in known else len(known),
+        parts,
+    )
+
+
+def ordered_subjects(names: Iterable[str]) -> list[str]:
+    """The subjects that are there: known ones in the order of columns, others behind."""
+    there = list(dict.fromkeys(names))
+    return [s for s in SUBJECTS if s in there] + [s for s in there if s not in SUBJECTS]
+
+
+def subject_class(name: str) -> str:
+    """The CSS class that carries a subject's colour and mark; safe whatever the subject is called."""
+    return f"s-{name}" if name in SUBJECTS else "s-other"
+
+
+def target_phrase(target: str) -> str:
+    """``class:7, concept:Van Gogh`` -> ``class 7 and the concept “Van Gogh”``."""
+    parts = [_phrase(part) for part in re.split(r",\s*(?=(?:class|samples|concept):)", target.strip())]
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _phrase(target: str) -> str:
+    kind, colon, rest = target.partition(":")
+    if not colon or not rest:
+        return target or "the target"
+    phrases = {"class": f"class {rest}", "concept": f"the concept “{rest}”", "samples": f"the samples in {rest}"}
+    return phrases.get(kind, target)
+
+
+def _words(name: str) -> str:
+    return re.sub(r"[_\s]+", " ", name).strip()

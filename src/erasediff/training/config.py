@@ -1,0 +1,88 @@
+"""How a run is trained. Field names are those of diffusers' training scripts, and the command line's flags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from erasediff.errors import BadInput, listing, nearest
+
+PRECISIONS = ("no", "bf16", "fp16")
+SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Settings of the loop.
+
+    Args:
+        max_train_steps: optimiser steps at the most.
+        learning_rate: Adam's learning rate, at its highest.
+        train_batch_size: samples in one forward pass, per process, of each of the forget and the retain batch.
+        gradient_accumulation_steps: forward passes in one step; the gradients that are weighed are the whole batch's.
+        max_grad_norm: the combined gradient is scaled down to this norm; 0 turns it off.
+        lr_scheduler: constant, constant_with_warmup, linear or cosine.
+        lr_warmup_steps: steps over which the learning rate rises.
+        adam_beta1: decay of Adam's first moment.
+        adam_beta2: decay of Adam's second moment.
+        adam_weight_decay: decoupled weight decay.
+        adam_epsilon: Adam's epsilon.
+        use_ema: keep an exponential moving average of the weights; it is what is saved and audited.
+        ema_decay: its decay at the most; it is capped by the number of steps done.
+        mixed_precision: no, bf16 or fp16; master weights and inner products stay fp32.
+        seed: seed of everything random.
+        parameters: which weights are trained: full, attention, no_attention, or a glob of parameter names.
+        checkpointing_steps: a checkpoint every so many steps; 0 for none but the one an interrupt writes.
+        checkpoints_total_limit: the newest checkpoints that are kept.
+        slack_tolerance: stop when the moving average of the slack is at most this share of the first step's slack.
+        retain_budget: stop when the moving average of the retain loss exceeds (1 + this) times what it began at.
+        gradient_checkpointing: recompute activations in the backward pass, to save memory.
+        channels_last: keep convolution weights and inputs in channels-last order.
+        report_to: an experiment tracker that accelerate knows (tensorboard, wandb, ...), or none.
+    """
+
+    max_train_steps: int = 300
+    learning_rate: float = 2e-4
+    train_batch_size: int = 64
+    gradient_accumulation_steps: int = 1
+    max_grad_norm: float = 1.0
+    lr_scheduler: str = "constant"
+    lr_warmup_steps: int = 0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_weight_decay: float = 0.0
+    adam_epsilon: float = 1e-8
+    use_ema: bool = True
+    ema_decay: float = 0.999
+    mixed_precision: str = "no"
+    seed: int = 0
+    parameters: str = "full"
+    checkpointing_steps: int = 500
+    checkpoints_total_limit: int = 2
+    slack_tolerance: float | None = None
+    retain_budget: float | None = None
+    gradient_checkpointing: bool = False
+    channels_last: bool = False
+    report_to: str = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("max_train_steps", "train_batch_size", "gradient_accumulation_steps", "checkpoints_total_limit"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("max_grad_norm", "lr_warmup_steps", "adam_weight_decay", "checkpointing_steps", "seed"):
+            if getattr(self, name) < 0:
+                raise BadInput(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("learning_rate", "adam_epsilon", "slack_tolerance", "retain_budget"):
+            if (given := getattr(self, name)) is not None and not given > 0:
+                raise BadInput(f"{name} must be above 0, got {given}")
+        for name in ("adam_beta1", "adam_beta2", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise BadInput(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        for name, allowed in (("mixed_precision", PRECISIONS), ("lr_scheduler", SCHEDULES)):
+            if (word := getattr(self, name)) not in allowed:
+                raise BadInput(f"{name} {word!r} is unknown{nearest(word, allowed)}; allowed: {listing(allowed)}")
+
+
+ERASE_DEFAULTS = TrainingConfig()
+TRAIN_DEFAULTS = TrainingConfig(
+    max_train_steps=2000, learning_rate=2e-3, lr_scheduler="cosine", lr_warmup_steps=50, checkpointing_steps=1000
+)

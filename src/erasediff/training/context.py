@@ -1,0 +1,145 @@
+"""What a method may touch during one step. The only code that calls backward."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from erasediff.data.pairs import Batch
+from erasediff.errors import BadInput
+from erasediff.families.base import Condition, Model, Noisy
+from erasediff.methods.base import Objective, Term
+from erasediff.randomness import derived_seed, generator
+from erasediff.solver.adam import Moments
+from erasediff.training.processes import Processes
+
+AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Context:
+    """Implements :class:`erasediff.methods.base.StepContext` for one model on any number of processes.
+
+    theta and theta_0 are asked in the same mode: both as in sampling (no dropout) while erasing, or with dropout
+    drawn afresh from (seed, step) where ``dropout`` is set (plain training).
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        trained: Mapping[str, nn.Parameter],
+        processes: Processes,
+        *,
+        seed: int,
+        micro_batch: int,
+        mixed_precision: str = "no",
+        frozen: bool = True,
+        dropout: bool = False,
+        channels_last: bool = False,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
+        self.model, self.trained, self.processes = model, list(trained.values()), processes
+        self.seed, self.micro_batch, self.step = seed, micro_batch, 0
+        self.dtype = AUTOCAST[mixed_precision]
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.optimizer = optimizer
+        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=mixed_precision == "fp16")
+        model.denoiser.train(dropout)
+        # theta_0 is copied before anyone can step; it never needs a graph.
+        self.teacher = copy.deepcopy(model.denoiser).requires_grad_(False) if frozen else None
+        self.student = processes.distributed(model.denoiser)
+
+    def begin(self, step: int) -> None:
+        """Enter a step: everything drawn from here on is a function of (seed, step, purpose)."""
+        self.step = step
+
+    def _generator(self, batch: Batch, purpose: str) -> torch.Generator:
+        return generator(self.seed, self.step, f"{batch.role}/{purpose}", self.processes.device)
+
+    def _rows(self, batch: Batch) -> slice:
+        return slice(batch.start, batch.start + len(batch))
+
+    def uniform(self, batch: Batch, purpose: str) -> Tensor:
+        drawn = torch.rand(batch.total, generator=self._generator(batch, purpose), device=self.processes.device)
+        return drawn[self._rows(batch)]
+
+    def uniform_like(self, batch: Batch, like: Tensor, purpose: str) -> Tensor:
+        shape = (batch.total, *like.shape[1:])
+        drawn = torch.rand(shape, generator=self._generator(batch, purpose), device=self.processes.device)
+        return drawn[self._rows(batch)]
+
+    def noised(self, batch: Batch, *, t: Tensor | None = None, noise: Tensor | None = None) -> Noisy:
+        x_0, device = self.model.encode(batch.images), self.processes.device
+        if t is None:
+            steps = self.model.noising.num_train_timesteps
+            draws = torch.randint(steps, (batch.total,), generator=self._generator(batch, "t"), device=device)
+            t = draws[self._rows(batch)]
+        if noise is None:
+            shape = (batch.total, *x_0.shape[1:])
+            drawn = torch.randn(shape, generator=self._generator(batch, "noise"), device=device)
+            noise = drawn[self._rows(batch)]
+        return self.model.noising.noised(x_0, noise, t)
+
+    def predict(self, noisy: Noisy, condition: Condition, *, frozen: bool = False) -> Tensor:
+        if frozen and self.teacher is None:
+            raise BadInput("this method asks the frozen model but does not declare needs.frozen")
+        denoiser = self.teacher if frozen else self.student
+        x_t = noisy.x_t.contiguous(memory_format=self.layout)
+        with torch.no_grad() if frozen else nullcontext(), self._autocast():
+            return self.model.ask(denoiser, x_t, noisy.t, condition).float()
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.dtype is None:
+            return nullcontext()
+        return torch.autocast(self.processes.device.type, self.dtype)
+
+    def divergence(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return (prediction - target).square().flatten(1).mean(1)
+
+    def gradients(self, *terms: tuple[Objective, Batch]) -> list[Term]:
+        return [self._gradient(objective, batch) for objective, batch in terms]
+
+    def _gradient(self, objective: Objective, batch: Batch) -> Term:
+        """Accumulate one term over its micro-batches, and lift the whole batch's gradient out of ``.grad``."""
+        parts = []
+        pieces = list(batch.split(self.micro_batch))
+        for piece in pieces:
+            self._seed_dropout(piece)
+            with self._unsynchronised(piece is not pieces[-1]):
+                losses = objective(self, piece)
+                # Divided by this process's rows: DDP then averages over processes.
+                self.scaler.scale(losses.loss.sum() / len(batch)).backward()
+            parts.append([None if x is None else x.detach() for x in losses])
+        scale = self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
+        lifted = []
+        for parameter in self.trained:
+            grad = parameter.grad
+            parameter.grad = None
+            lifted.append(torch.zeros_like(parameter) if grad is None else grad if scale == 1.0 else grad / scale)
+        return Term(lifted, *[self._whole(column) for column in zip(*parts, strict=True)])
+
+    def _whole(self, column: tuple[Tensor | None, ...]) -> Tensor | None:
+        given = [x for x in column if x is not None]
+        return self.processes.gathered(torch.cat(given)) if given else None
+
+    def _unsynchronised(self, more_to_come: bool) -> AbstractContextManager[object]:
+        no_sync = getattr(self.student, "no_sync", None)
+        return no_sync() if more_to_come and no_sync is not None else nullcontext()
+
+    def _seed_dropout(self, batch: Batch) -> None:
+        # Dropout layers draw from the global stream only; seeding it afresh makes them a function of the step too.
+        if self.model.denoiser.training:
+            torch.manual_seed(derived_seed(self.seed, self.step, f"{batch.role}/dropout/{batch.start}"))
+
+    def moments(self) -> Moments | None:
+        if not isinstance(self.optimizer, (torch.optim.Adam, torch.optim.AdamW)):
+            return None
+        group = self.optimizer.param_groups[0]
+        states = [self.optimizer.state.get(p, {}) for p in self.trained]
+        first = [s.get("exp_avg", torch.zeros_like(p)) for s, p in zip(states, self.trained, strict=True)]
+        second = [s.get("exp_avg_sq", torch.zeros_like(p)) for s, p in zip(states, self.trained, strict=True)]
+        beta1, beta2 = group["betas"]
+        return Moments(first=first, second=second, steps=self.step, beta1=beta1, beta2=beta2, eps=group["eps"])

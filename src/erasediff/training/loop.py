@@ -1,0 +1,167 @@
+"""The loop: one direction, one optimiser step, again. The only code that steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from erasediff.data.pairs import Pairs
+from erasediff.families.base import Model
+from erasediff.methods.base import Direction, GradientMethod, State
+from erasediff.training.checkpoint import Checkpoint, load_optimizer, optimizer_tensors
+from erasediff.training.config import TrainingConfig
+from erasediff.training.context import Context
+from erasediff.training.ema import Average
+from erasediff.training.parameters import select
+from erasediff.training.processes import Processes
+from erasediff.training.schedule import learning_rate
+from erasediff.training.stopping import Stopping
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step taken: its number, and entries for the log (0-dim tensors still on the device, or floats)."""
+
+    number: int
+    log: dict[str, Any]
+
+
+@dataclass
+class Session:
+    """Everything a run holds between two steps. Nothing random is held: that is a function of (seed, step)."""
+
+    model: Model
+    method: GradientMethod
+    pairs: Pairs
+    config: TrainingConfig
+    trained: dict[str, nn.Parameter]
+    context: Context
+    optimizer: torch.optim.Optimizer
+    average: Average | None
+    stopping: Stopping
+    state: State
+    step: int = 0
+    started: float = field(default_factory=time.perf_counter)
+
+
+def start(
+    model: Model,
+    method: GradientMethod,
+    pairs: Pairs,
+    config: TrainingConfig,
+    *,
+    processes: Processes | None = None,
+    dropout: bool = False,
+    checkpoint: Checkpoint | None = None,
+) -> Session:
+    """Set up a run of ``method`` on ``model``, at its beginning or where ``checkpoint`` left it.
+
+    ``model`` must carry theta_0 (the base weights) in either case: the frozen model is copied from it.
+    """
+    processes = processes or Processes.start()
+    denoiser = model.denoiser.to(processes.device)
+    if config.channels_last:
+        denoiser.to(memory_format=torch.channels_last)
+    if config.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    trained = select(denoiser, config.parameters)
+    optimizer = _optimizer(trained, config)
+    context = Context(
+        model,
+        trained,
+        processes,
+        seed=config.seed,
+        micro_batch=config.train_batch_size,
+        mixed_precision=config.mixed_precision,
+        frozen=method.needs.frozen,
+        dropout=dropout,
+        channels_last=config.channels_last,
+        optimizer=optimizer,
+    )
+    average = Average(trained, config.ema_decay) if config.use_ema else None
+    stopping = Stopping.of(config)
+    state = checkpoint.tensors.get("method", {}) if checkpoint else method.prepare(context, pairs)
+    session = Session(model, method, pairs, config, trained, context, optimizer, average, stopping, state)
+    if checkpoint is not None:
+        _restore(session, checkpoint)
+    return session
+
+
+def _optimizer(trained: dict[str, nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        trained.values(),
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        weight_decay=config.adam_weight_decay,
+        fused=True,
+    )
+
+
+def train(session: Session) -> Iterator[Step]:
+    """Take steps until the configured last one; nothing here waits for the device."""
+    rate = learning_rate(session.config)
+    while session.step < session.config.max_train_steps:
+        session.optimizer.param_groups[0]["lr"] = rate(session.step)
+        yield take_step(session)
+
+
+def take_step(session: Session) -> Step:
+    """One direction from the method, one step of the optimiser, one of the average."""
+    context = session.context
+    context.begin(session.step)
+    direction = session.method.direction(context, session.pairs.at(session.step), session.state)
+    session.state = direction.state
+    norm = _apply(session, direction)
+    if session.average is not None:
+        session.average.step()
+    session.step += 1
+    log = {**direction.log, "grad_norm": norm, "seconds": time.perf_counter() - session.started}
+    return Step(session.step, log)
+
+
+def _apply(session: Session, direction: Direction) -> Tensor:
+    """Put the direction where a loss gradient would be, clip it and step. Returns its norm before clipping."""
+    scaler, parameters = session.context.scaler, list(session.trained.values())
+    masks = direction.mask or [None] * len(parameters)
+    for parameter, gradient, mask in zip(parameters, direction.gradients, masks, strict=True):
+        parameter.grad = (gradient if mask is None else gradient * mask).to(parameter.dtype)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if session.config.max_grad_norm:
+        torch.nn.utils.clip_grads_with_norm_(parameters, session.config.max_grad_norm, norm)
+    if scaler.is_enabled():
+        # The gradients are unscaled already; handing them back scaled lets the scaler skip steps that overflowed.
+        for parameter in parameters:
+            parameter.grad *= scaler.get_scale()  # type: ignore[operator]
+    scaler.step(session.optimizer)
+    scaler.update()
+    session.optimizer.zero_grad(set_to_none=True)
+    return norm
+
+
+def snapshot(session: Session) -> Checkpoint:
+    """The state of a run, to be written."""
+    tensors = {
+        "model": dict(session.model.denoiser.state_dict()),
+        "optimizer": optimizer_tensors(session.optimizer, session.trained),
+        "method": dict(session.state),
+    }
+    if session.average is not None:
+        tensors["ema"] = session.average.tensors()
+    counters = {"stopping": session.stopping.state(), "scaler": session.context.scaler.state_dict()}
+    return Checkpoint(session.step, {k: v for k, v in tensors.items() if v}, counters)
+
+
+def _restore(session: Session, checkpoint: Checkpoint) -> None:
+    session.model.denoiser.load_state_dict(checkpoint.tensors["model"])
+    load_optimizer(session.optimizer, session.trained, checkpoint.tensors["optimizer"])
+    if session.average is not None:
+        session.average.load(checkpoint.tensors["ema"], checkpoint.step)
+    session.stopping.load(checkpoint.counters["stopping"])
+    session.context.scaler.load_state_dict(checkpoint.counters["scaler"])
+    session.step = checkpoint.step
