@@ -45,6 +45,7 @@ def test_the_largest_layer_fills_the_axis_and_many_are_cut():
     html = layers(audited(measured("parameter_change", detail={"layers": changes})))
     assert html.count('class="bar') == MOST_LAYERS and "width:100.00%" in html
     assert html.index(">down_blocks.38<") < html.index(">down_blocks.39<") and ">down_blocks.0<" not in html
+    assert "The 24 that changed most, of 40." in html
 
 
 def test_one_curve_a_k_with_a_line_a_subject():

@@ -69,8 +69,9 @@ class ClassConditions:
         allowed.scatter_(1, own[:, None], 0)
         steps = allowed.cumsum(1)
         count = steps[:, -1:]
-        # The first class whose running count exceeds u * count: each allowed class has the same share of [0, 1).
-        return (steps <= uniform[:, None].to(steps) * count).sum(1).clamp(max=self.num_classes - 1)
+        # Each allowed class has the same share of [0, 1); the clamp keeps a u that rounded up to 1 inside.
+        rank = (uniform[:, None].to(steps) * count).floor().minimum(count - 1)
+        return (steps <= rank).sum(1)
 
     def where(self, mask: Tensor, chosen: Condition, otherwise: Condition) -> Condition:
         """``chosen`` where ``mask`` [B] holds, else ``otherwise``."""

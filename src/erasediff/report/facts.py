@@ -96,7 +96,7 @@ def plain(value: object) -> str:
     """Nested values as one line: ``eta 0.1, rule dynamic_barrier``."""
     if isinstance(value, Mapping):
         named = [(_NAMES.get(str(k), _spaced(k)), plain(v)) for k, v in value.items() if v is not None]
-        return ", ".join(text if label == "name" else f"{label} {text}" for label, text in named)
+        return ", ".join(text if label in ("name", "spec") else f"{label} {text}" for label, text in named)
     if isinstance(value, (list, tuple)):
         return ", ".join(plain(v) for v in value)
     if isinstance(value, bool):

@@ -93,7 +93,10 @@ def layers(result: AuditResult) -> Markup:
         marks = {s: by_layer[name] / largest for s, by_layer in changes.items() if s != ERASED and name in by_layer}
         rows.append(_bar_row(name, mine[name] / largest, marks, percent(mine[name])))
     told = "; ".join(f"{n} {percent(mine[n])}" for n in mine if n in kept)
-    return _chart("layers", told, list(changes), rows)
+    note = Markup("")
+    if len(kept) < len(mine):
+        note = Markup('<p class="muted small">The {} that changed most, of {}.</p>').format(len(kept), len(mine))
+    return _chart("layers", told, list(changes), rows) + note
 
 
 def _chart(kind: str, told: str, subjects: Sequence[str], rows: Sequence[Markup]) -> Markup:

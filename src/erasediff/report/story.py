@@ -11,7 +11,7 @@ from erasediff.report.vocabulary import ordered_subjects, target_phrase
 
 ANSWERS = {
     "not_erased": "No. The model still produces {target}.",
-    "superficial": "Only on the surface. Asked for {target} the model declines, but an attack brought it back.",
+    "superficial": "Only on the surface. The model no longer draws {target} when asked, but an attack brought it back.",
     "suppressed": "It is suppressed. The model no longer produces {target}; that nothing of it is left was not shown.",
     "indistinguishable_from_retrained": (
         "Yes, as far as was tested: the model could not be told from one that never saw {target}."

@@ -1,0 +1,32 @@
+"""Tests are offline, single-threaded (so that bits repeat, and parallel workers do not fight) and leave no global state."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+import torch
+
+from erasediff.data.sources import ImageData, build
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def squares() -> ImageData:
+    """80 grey images of 8 x 8 in four classes: the bright quadrant tells the class."""
+    return make_squares()
+
+
+def make_squares(count: int = 80, classes: int = 4) -> ImageData:
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) % classes
+    images = rng.integers(0, 60, (count, 8, 8), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        row, column = 4 * (label // 2), 4 * (label % 2)
+        image[row : row + 4, column : column + 4] += 180
+    return build("squares", images, labels.astype(np.int64))

@@ -1,0 +1,71 @@
+"""Targets: what a user may say, and how it divides the data."""
+
+import pytest
+import torch
+
+from erasediff.data import targets
+from erasediff.errors import BadInput
+
+
+def test_forms_parse_and_print_back():
+    for text in ("class:7", "class:cat", "samples:list.txt", "concept:Van Gogh"):
+        assert str(targets.parse(text)) == text
+
+
+@pytest.mark.parametrize("text", ["7", "class:", "clas:7", "", "class: "])
+def test_other_forms_are_refused(text):
+    with pytest.raises(BadInput, match=r"is not of the form class:"):
+        targets.parse(text)
+
+
+def test_a_class_divides_the_training_part(squares):
+    split = targets.split([targets.Class(2)], squares)
+    assert split.classes == (2,)
+    assert (squares.labels[split.forget] == 2).all()
+    assert (squares.labels[split.retain] != 2).all()
+    both = torch.cat([split.forget, split.retain])
+    assert not squares.held_out[both].any()
+    assert len(both) == int((~squares.held_out).sum())
+
+
+def test_several_targets_join(squares):
+    split = targets.split([targets.Class(0), targets.Class("3")], squares)
+    assert split.classes == (0, 3)
+    assert set(squares.labels[split.retain].tolist()) == {1, 2}
+
+
+def test_samples_by_index_and_name(squares, tmp_path):
+    listed = tmp_path / "list.txt"
+    listed.write_text("0\n5\n\n6\n")
+    split = targets.split([targets.Samples(str(listed))], squares)
+    assert split.forget.tolist() == [0, 5, 6]
+    assert split.classes == ()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ([targets.Class(4)], "there is no class '4'; classes: 0, 1, 2, 3"),
+        ([targets.Class("-1")], "there is no class '-1'"),
+        ([targets.Class(c) for c in range(4)], "retain set is empty"),
+        ([targets.Samples("nowhere.txt")], "does not exist"),
+        ([targets.Concept("x")], "needs a text-conditioned model"),
+    ],
+)
+def test_what_cannot_be_divided_says_why(squares, wanted, said):
+    with pytest.raises(BadInput, match=said):
+        targets.split(wanted, squares)
+
+
+@pytest.mark.parametrize(("content", "said"), [("", "names no sample"), ("80", "not among the 80"), ("x.png", "x.png")])
+def test_bad_sample_lists(squares, tmp_path, content, said):
+    (tmp_path / "l.txt").write_text(content)
+    with pytest.raises(BadInput, match=said):
+        targets.split([targets.Samples(str(tmp_path / "l.txt"))], squares)
+
+
+def test_held_out_samples_alone_leave_the_forget_set_empty(squares, tmp_path):
+    held = squares.held_out.nonzero()[:, 0].tolist()
+    (tmp_path / "l.txt").write_text("\n".join(map(str, held)))
+    with pytest.raises(BadInput, match="forget set empty"):
+        targets.split([targets.Samples(str(tmp_path / "l.txt"))], squares)

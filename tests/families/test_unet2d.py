@@ -1,0 +1,144 @@
+"""The UNet2DModel family reads and writes plain diffusers directories, and runs no code found in them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from diffusers import DDPMPipeline, DiffusionPipeline, UNet2DModel
+from safetensors.torch import load_file, save_file
+
+from erasediff import families
+from erasediff.errors import BadInput
+from erasediff.families import tiny
+
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = tiny.unet2d()
+    model.save(tmp_path / "model")
+    return model, tmp_path / "model"
+
+
+def ask(denoiser):
+    x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return denoiser(x, torch.tensor([1, 50, 99]), torch.tensor([0, 1, 4])).sample
+
+
+def test_what_is_saved_predicts_the_same_in_plain_diffusers(saved):
+    model, directory = saved
+    again = UNet2DModel.from_pretrained(directory / "unet")
+    assert torch.equal(ask(again), ask(model.denoiser))
+    assert isinstance(DDPMPipeline.from_pretrained(directory), DDPMPipeline)
+
+
+def test_null_label_and_class_names_come_back(saved):
+    loaded = families.load(saved[1])
+    assert loaded.conditions.num_classes == 4
+    assert loaded.conditions.null_label == 4
+    assert loaded.class_names == ("0", "1", "2", "3")
+
+
+def test_channels_last_weights_are_saved_contiguous(tmp_path):
+    model = tiny.unet2d()
+    expected = ask(model.denoiser)
+    model.denoiser.to(memory_format=torch.channels_last)
+    model.save(tmp_path / "model")
+    assert torch.allclose(ask(families.load(tmp_path / "model").denoiser), expected, atol=1e-6)
+
+
+def test_code_in_a_model_directory_is_not_run(saved, tmp_path):
+    (saved[1] / "pipeline.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    families.load(saved[1])
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.slow
+def test_the_pipeline_beside_the_weights_draws_classes_without_erasediff(saved):
+    program = f"""
+import sys
+sys.modules["erasediff"] = None
+from diffusers import DiffusionPipeline
+pipe = DiffusionPipeline.from_pretrained({str(saved[1])!r}, custom_pipeline={str(saved[1])!r}, trust_remote_code=True)
+pipe.set_progress_bar_config(disable=True)
+out = pipe(class_labels=[1, "2"], guidance_scale=2.0, num_inference_steps=2, output_type="np").images
+print(type(pipe).__name__, out.shape)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "ClassConditionalDDPMPipeline (2, 8, 8, 1)", done.stderr
+
+
+def test_an_unconditional_model_round_trips(tmp_path):
+    tiny.unet2d(classes=0).save(tmp_path / "m")
+    loaded = families.load(tmp_path / "m")
+    assert loaded.conditions.num_classes == 0
+    assert not (tmp_path / "m" / "pipeline.py").exists()
+    assert isinstance(DiffusionPipeline.from_pretrained(tmp_path / "m"), DDPMPipeline)
+
+
+@pytest.mark.parametrize("lost", ["unet/config.json", WEIGHTS, "scheduler/scheduler_config.json"])
+def test_an_incomplete_directory_names_what_is_missing(saved, lost):
+    (saved[1] / lost).unlink()
+    with pytest.raises(BadInput, match=lost):
+        families.load(saved[1])
+
+
+def test_weights_that_are_not_finite_are_refused(saved):
+    tensors = load_file(saved[1] / WEIGHTS)
+    tensors["conv_in.bias"][0] = float("nan")
+    save_file(tensors, saved[1] / WEIGHTS)
+    with pytest.raises(BadInput, match=r"not finite.*conv_in\.bias"):
+        families.load(saved[1])
+
+
+def test_truncated_weights_are_refused(saved):
+    path = saved[1] / WEIGHTS
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(BadInput, match="cannot be read"):
+        families.load(saved[1])
+
+
+@pytest.mark.parametrize(
+    ("prepare", "said"),
+    [
+        (lambda d: d / "nowhere", "does not exist"),
+        (lambda d: d, "no diffusers pipeline"),
+    ],
+)
+def test_what_is_no_model_is_refused(tmp_path, prepare, said):
+    with pytest.raises(BadInput, match=said):
+        families.load(prepare(tmp_path))
+
+
+def test_another_pipeline_is_refused_with_those_that_are_read(saved):
+    index = json.loads((saved[1] / "model_index.json").read_text())
+    (saved[1] / "model_index.json").write_text(json.dumps({**index, "_class_name": "FluxPipeline"}))
+    with pytest.raises(BadInput, match=r"FluxPipeline.*DDPMPipeline"):
+        families.load(saved[1])
+
+
+def test_a_pipeline_object_is_copied_not_changed():
+    model = tiny.unet2d()
+    adopted = families.adopt(model.pipeline())
+    with torch.no_grad():
+        adopted.denoiser.conv_in.bias += 1
+    assert not torch.equal(adopted.denoiser.conv_in.bias, model.denoiser.conv_in.bias)
+    assert adopted.conditions == model.conditions
+
+
+@pytest.mark.parametrize("name", sorted(tiny.TINY))
+def test_every_miniature_samples(name):
+    from erasediff.families.sampling import sample
+
+    model = tiny.TINY[name]()
+    labels = torch.tensor([0, 1])
+    own = model.conditions.own(labels)
+    null = model.conditions.null(labels)
+    images = sample(model, torch.randn(2, 1, 8, 8), own, null, guidance_scale=2.0, num_inference_steps=3)
+    assert images.shape == (2, 1, 8, 8)
+    assert images.abs().max() <= 1
+    assert torch.isfinite(images).all()

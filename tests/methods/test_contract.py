@@ -1,0 +1,148 @@
+"""What every method owes every family, on miniatures built in memory."""
+
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+
+from erasediff import families
+from erasediff.api.erase import erase, method_named
+from erasediff.data.pairs import Pairs
+from erasediff.data.targets import split
+from erasediff.errors import BadInput
+from erasediff.families.tiny import TINY
+from erasediff.methods import METHODS
+from erasediff.solver.rules import RULES
+from erasediff.training.config import TrainingConfig
+from erasediff.training.loop import snapshot, start, take_step
+
+CONFIG = TrainingConfig(max_train_steps=4, train_batch_size=4, learning_rate=1e-3, checkpointing_steps=0)
+
+
+def suits(name, family):
+    """The methods that can work on a family as they are; the others are refused, see below."""
+    return TINY[family]().conditions.num_classes or not METHODS[name]().needs.classes
+
+
+EVERY = [(name, family) for name in METHODS for family in sorted(TINY) if suits(name, family)]
+
+
+def session(name, family, squares, *, checkpoint=None, **changes):
+    model = TINY[family]()
+    divided = split([_target()], squares)
+    model.conditions = replace(model.conditions, excluded=divided.classes)
+    pairs = Pairs(squares, divided.retain, divided.forget, batch_size=4, seed=0)
+    return start(model, METHODS[name](), pairs, replace(CONFIG, **changes), checkpoint=checkpoint)
+
+
+def _target():
+    from erasediff.data.targets import Class
+
+    return Class(1)
+
+
+def weights(s):
+    return {n: p.detach().clone() for n, p in s.trained.items()}
+
+
+@pytest.mark.parametrize(("name", "family"), EVERY)
+def test_gradients_are_finite_and_reach_every_weight(name, family, squares):
+    s = session(name, family, squares)
+    direction = s.method.direction(s.context, s.pairs.at(0), s.state)
+    assert len(direction.gradients) == len(s.trained)
+    for gradient, (weight_name, weight) in zip(direction.gradients, s.trained.items(), strict=True):
+        assert gradient.shape == weight.shape
+        assert torch.isfinite(gradient).all(), weight_name
+        # A bias before a normalisation has no gradient in exact arithmetic; all other weights have one.
+        assert gradient.abs().sum() > 0, weight_name
+
+
+@pytest.mark.parametrize(("name", "family"), EVERY)
+def test_direction_leaves_the_weights_and_grad_alone(name, family, squares):
+    s = session(name, family, squares)
+    before = weights(s)
+    s.method.direction(s.context, s.pairs.at(0), s.state)
+    assert all(torch.equal(before[n], p) for n, p in s.trained.items())
+    assert all(p.grad is None for p in s.trained.values())
+
+
+@pytest.mark.parametrize(("name", "family"), EVERY)
+def test_same_seed_same_bits_and_another_seed_others(name, family, squares):
+    def after(seed):
+        s = session(name, family, squares, seed=seed)
+        for _ in range(2):
+            take_step(s)
+        return weights(s)
+
+    first, second, other = after(0), after(0), after(1)
+    assert all(torch.equal(first[n], second[n]) for n in first)
+    assert not all(torch.equal(first[n], other[n]) for n in first)
+
+
+@pytest.mark.parametrize(("name", "family"), EVERY)
+def test_a_resumed_run_is_the_unbroken_run(name, family, squares):
+    unbroken = session(name, family, squares)
+    for _ in range(4):
+        take_step(unbroken)
+    broken = session(name, family, squares)
+    for _ in range(2):
+        take_step(broken)
+    resumed = session(name, family, squares, checkpoint=snapshot(broken))
+    for _ in range(2):
+        take_step(resumed)
+    assert resumed.step == 4
+    assert all(torch.equal(p, resumed.trained[n]) for n, p in unbroken.trained.items())
+    averages = zip(unbroken.average.tensors().values(), resumed.average.tensors().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in averages)
+
+
+@pytest.mark.parametrize(("name", "family"), EVERY)
+def test_what_is_saved_predicts_the_same_in_plain_diffusers(name, family, squares, tmp_path):
+    run = erase(TINY[family]().pipeline(), "class:1", squares, METHODS[name](), training=CONFIG, quiet=True)
+    run.save(tmp_path / "run")
+    plain = UNet2DModel.from_pretrained(tmp_path / "run" / "model" / "unet")
+    x, t = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 60])
+    labels = torch.tensor([0, 2]) if run.model.conditions.num_classes else None
+    with torch.no_grad():
+        assert torch.equal(plain(x, t, labels).sample, run.model.denoiser(x, t, labels).sample)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_configuration_round_trip(name):
+    made = METHODS[name]()
+    assert method_named(name, asdict(made)) == made
+    with pytest.raises(BadInput, match="nonsense"):
+        method_named(name, {"nonsense": 1})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_method_declares(name):
+    kind = METHODS[name]
+    assert kind.PAPER.startswith("arXiv:")
+    assert kind.SUMMARY
+    assert kind().forward_equivalents() > 0
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_every_rule_steps(rule, squares):
+    method = METHODS["erasediff"](rule=rule)
+    run = erase(TINY["unet2d"]().pipeline(), "class:1", squares, method, training=CONFIG, quiet=True)
+    assert all(torch.isfinite(torch.tensor(list(r.values()))).all() for r in run.history)
+
+
+def test_a_method_that_needs_classes_is_refused_an_unconditional_model(squares):
+    with pytest.raises(BadInput, match=r"relabels.*use --method.forget_target noise"):
+        erase(TINY["unet2d-unconditional"]().pipeline(), "class:1", squares, "erasediff", quiet=True)
+
+
+def test_families_and_methods_do_not_know_each_other():
+    import ast
+    from pathlib import Path
+
+    def words(folder):
+        sources = (Path(families.__file__).parents[1] / folder).rglob("*.py")
+        return {n.value for p in sources for n in ast.walk(ast.parse(p.read_text())) if isinstance(n, ast.Constant)}
+
+    assert not {"unet2d"} & words("methods")
+    assert not set(METHODS) & words("families")

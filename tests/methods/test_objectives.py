@@ -1,0 +1,145 @@
+"""Objectives: what they ask, what their floors are, and what the null condition sees."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from erasediff.data.pairs import Pairs
+from erasediff.errors import BadInput
+from erasediff.families.tiny import TINY
+from erasediff.methods.erasediff import EraseDiff
+from erasediff.methods.fine_tune import FineTune
+from erasediff.methods.objectives import Denoise, Distill, Relabel, Unconditional, UniformNoise, condition_dropped
+from erasediff.training.context import Context
+from erasediff.training.parameters import select
+from erasediff.training.processes import Processes
+
+
+def context(family="unet2d", **options):
+    model = TINY[family]()
+    model.conditions = replace(model.conditions, excluded=(1,))
+    return Context(model, select(model.denoiser, "full"), Processes.start(), seed=0, micro_batch=64, **options)
+
+
+def forget_batch(squares, size=64):
+    members = (squares.labels == 1).nonzero()[:, 0]
+    return Pairs(squares, torch.arange(4), members, batch_size=size, seed=0).at(0).forget
+
+
+def test_distillation_begins_at_zero(squares):
+    losses = Distill(0.5)(context(), forget_batch(squares))
+    assert losses.loss.abs().max() == 0
+    assert losses.floor.abs().max() == 0
+    assert losses.denoise.min() > 0
+
+
+def test_the_unconditional_target_is_met_by_the_frozen_model_under_its_null_condition(squares):
+    ctx, batch = context(), forget_batch(squares)
+    noisy = ctx.noised(batch)
+    null = ctx.predict(noisy, ctx.model.conditions.null(batch.labels))
+    own = ctx.predict(noisy, ctx.model.conditions.own(batch.labels))
+    losses = Unconditional()(ctx, batch)
+    assert torch.allclose(losses.loss, ctx.divergence(own, null), atol=1e-7)
+
+
+@pytest.mark.parametrize("family", ["unet2d", "unet2d-v", "unet2d-sample"])
+def test_the_noise_floor_is_reached_by_the_constant_half_and_not_passed(family, squares):
+    """Predicting the noise 1/2 everywhere is the best that any function can do against U[0, 1)."""
+    ctx = context(family)
+    batch = forget_batch(squares, 400)
+    noisy, noising = ctx.noised(batch), ctx.model.noising
+    target = ctx.uniform_like(batch, noisy.noise, "forget_noise")
+    weight = noising.noise_weight(noisy)
+    at = lambda value: (weight * (target - value).square()).flatten(1).mean()  # noqa: E731
+    losses = UniformNoise(0.0)(ctx, batch)
+    assert at(0.5) == pytest.approx(float(losses.floor.mean()), rel=0.02)
+    assert at(0.4) > at(0.5) < at(0.6)
+    assert losses.loss.mean() > losses.floor.mean()
+
+
+@pytest.mark.parametrize("repulsion", [0.0, 0.5])
+def test_the_relabel_floor_is_the_variance_over_the_drawn_classes(squares, repulsion):
+    ctx = context()
+    batch = forget_batch(squares, 4000)
+    t = torch.full((4000,), 40)
+    ctx.noised = lambda b, _real=ctx.noised: _real(b, t=t, noise=torch.zeros(4000, 1, 8, 8))
+    batch = replace(batch, images=batch.images[:1].expand(4000, -1, -1, -1), labels=torch.full((4000,), 1))
+    losses = Relabel(0.0, floor=True, repulsion=repulsion)(ctx, batch)
+    noisy = ctx.noised(batch)
+    said = torch.stack([ctx.predict(noisy, torch.full((4000,), c), frozen=True)[0] for c in (0, 2, 3)])
+    own = ctx.predict(noisy, torch.full((4000,), 1), frozen=True)[0]
+    targets = said + repulsion * (said - own)
+    best = (targets - targets.mean(0)).square().mean()  # brute force: the mean is the best constant
+    assert best > 0
+    assert float(losses.floor.mean()) == pytest.approx(float(best), rel=0.1)
+
+
+def test_a_share_of_conditions_is_dropped(squares):
+    ctx, batch = context(), forget_batch(squares, 2000)
+    dropped = condition_dropped(ctx, batch, 0.3) == ctx.model.conditions.null_label
+    assert 0.26 < dropped.double().mean() < 0.34
+    assert torch.equal(condition_dropped(ctx, batch, 0.0), batch.labels)
+
+
+def test_the_null_condition_gets_a_forget_gradient_by_default_and_none_without_the_share(squares):
+    def null_gradient(share):
+        ctx = context()
+        (term,) = ctx.gradients((Relabel(share), forget_batch(squares)))
+        names = list(dict(ctx.model.denoiser.named_parameters()))
+        return term.gradients[names.index("class_embedding.weight")][ctx.model.conditions.null_label].abs().sum()
+
+    assert null_gradient(EraseDiff().null_share) > 0
+    assert null_gradient(0.0) == 0
+
+
+def test_teacher_passes_keep_no_graph(squares):
+    ctx, batch = context(), forget_batch(squares)
+    assert ctx.predict(ctx.noised(batch), batch.labels).requires_grad
+    assert not ctx.predict(ctx.noised(batch), batch.labels, frozen=True).requires_grad
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_micro_batches_add_up_to_the_whole_batch(squares, size):
+    batch = forget_batch(squares, 8)
+    objectives = [Denoise(0.3), Relabel(0.3), UniformNoise(0.3)]
+    whole, pieces = context(), context()
+    whole.micro_batch, pieces.micro_batch = 8, size
+    for objective in objectives:
+        (a,), (b,) = whole.gradients((objective, batch)), pieces.gradients((objective, batch))
+        assert torch.allclose(a.loss, b.loss, atol=1e-6)
+        for x, y in zip(a.gradients, b.gradients, strict=True):
+            assert torch.allclose(x, y, atol=1e-6)
+
+
+def test_a_whole_batch_gradient_is_that_of_the_mean_loss(squares):
+    ctx, batch = context(), forget_batch(squares, 8)
+    (term,) = ctx.gradients((Denoise(0.0), batch))
+    ctx.model.denoiser.zero_grad()
+    Denoise(0.0)(ctx, batch).loss.mean().backward()
+    for lifted, parameter in zip(term.gradients, ctx.model.denoiser.parameters(), strict=True):
+        assert torch.allclose(lifted, parameter.grad, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"forget_target": "relable"}, "did you mean relabel"),
+        ({"retain": "x"}, "denoise, distill"),
+        ({"rule": "dynamic_barier"}, "did you mean dynamic_barrier"),
+        ({"eta": 0.0}, "eta must be above 0"),
+        ({"eta": float("nan")}, "eta must be above 0"),
+        ({"null_share": 1.5}, r"\[0, 1\]"),
+        ({"repulsion": -1.0}, "repulsion"),
+    ],
+)
+def test_bad_fields_are_named(fields, said):
+    with pytest.raises(BadInput, match=said):
+        EraseDiff(**fields)
+
+
+def test_a_method_without_the_frozen_model_cannot_ask_it(squares):
+    assert not FineTune().needs.frozen
+    ctx = context(frozen=False)
+    with pytest.raises(BadInput, match=r"needs\.frozen"):
+        ctx.predict(ctx.noised(forget_batch(squares)), None, frozen=True)
