@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,15 +13,6 @@ from torch import Tensor
 from erasediff.audit.classifier import Architecture, Judge, SmallClassifier, train_classifier
 from erasediff.audit.features import extractor
 from erasediff.errors import BadInput
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two OpenMP threads that wait for each other on a busy machine were seen to take fifty times as long as one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

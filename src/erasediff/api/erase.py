@@ -61,6 +61,7 @@ def erase(
     split = targets.split(wanted, images)
     adapted.conditions = replace(adapted.conditions, excluded=split.classes)
     _check_needs(chosen, adapted)
+    chosen = with_what_stops_need(chosen, config)
     name = _name_of(chosen)
     record = new_record(
         "erase",
@@ -155,6 +156,19 @@ def _check_needs(method: GradientMethod, model: Model) -> None:
         )
     if needs.null_condition and conditions.num_classes and conditions.null_label is None:
         raise BadInput(f"method {name} needs a null condition, and this model has none; use another forget_target")
+
+
+def with_what_stops_need(method: GradientMethod, config: TrainingConfig) -> GradientMethod:
+    """The method, measuring what the stopping rules of ``config`` look at. Raises BadInput if it cannot."""
+    name = _name_of(method)
+    if config.retain_budget is not None and not method.needs.retain_set:
+        raise BadInput(f"retain_budget cannot be kept: method {name} never looks at the retain set")
+    if config.slack_tolerance is None:
+        return method
+    if not hasattr(method, "track_slack"):
+        raise BadInput(f"slack_tolerance cannot be checked: method {name} has no forget target whose floor is known")
+    tracking: GradientMethod = replace(method, track_slack=True)  # type: ignore[type-var]
+    return tracking
 
 
 def _name_of(method: GradientMethod) -> str:
