@@ -1,4 +1,4 @@
-"""Tests are offline, single-threaded (so that bits repeat, and parallel workers do not fight) and leave no global state."""
+"""Tests are offline and single-threaded, so that bits repeat and parallel workers do not fight."""
 
 from __future__ import annotations
 

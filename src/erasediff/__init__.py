@@ -1,8 +1,8 @@
 """erasediff: make a trained diffusion model forget, and show that it did.
 
-    import erasediff
-    run = erasediff.erase("base", target=erasediff.Class(7), data="digits")
-    print(erasediff.audit(run, base="base").verdict)
+import erasediff
+run = erasediff.erase("base", target=erasediff.Class(7), data="digits")
+print(erasediff.audit(run, base="base").verdict)
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PUBLIC = {
     "StoppedShort": "erasediff.errors",
     "Interrupted": "erasediff.errors",
 }
-__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+__all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

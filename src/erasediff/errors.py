@@ -28,7 +28,7 @@ class RequirementFailed(EraseDiffError):
 
 
 class StoppedShort(EraseDiffError):
-    """A run stopped before its goal: it diverged or spent its retain budget. Exit code 4; the last good state is kept."""
+    """A run stopped before its goal: it diverged or spent its retain budget. Exit code 4; the last good state stays."""
 
     exit_code = 4
 

@@ -1,6 +1,6 @@
 """Flags, files and their order."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import pytest
 
@@ -68,7 +68,7 @@ def test_bad_flags_are_one_line_with_the_nearest_name(parser, argv, said):
 
 @pytest.mark.parametrize("kind", [TrainingConfig, *[METHODS[m] for m in METHODS]])
 def test_every_field_of_ours_is_explained(kind):
-    assert set(kind.__dataclass_fields__) <= set(descriptions(kind))
+    assert {f.name for f in fields(kind)} <= set(descriptions(kind))
 
 
 def call(monkeypatch, tmp_path, argv, content=None):
@@ -126,9 +126,12 @@ def test_another_method_drops_the_fields_of_the_files(monkeypatch, tmp_path):
 
 
 def test_the_short_form_of_method(monkeypatch, tmp_path):
-    assert call(monkeypatch, tmp_path, [], CONFIG.replace("{name: erasediff, eta: 0.2, forget_target: noise}", "fine_tune"))[
-        "method"
-    ] == METHODS["fine_tune"]()
+    assert (
+        call(
+            monkeypatch, tmp_path, [], CONFIG.replace("{name: erasediff, eta: 0.2, forget_target: noise}", "fine_tune")
+        )["method"]
+        == METHODS["fine_tune"]()
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
+from tests.conftest import make_squares
 
 from erasediff.cli.main import main
-from tests.conftest import make_squares
 
 SMALL = ["--train_batch_size", "8", "--quiet", "--seed", "3"]
 TINY_MODEL = ["--block_out_channels", "8", "8", "--num_train_timesteps", "50"]
@@ -109,7 +109,11 @@ def variant(house, tmp_path, name):
 
 BAD = [
     ("none", ["--target", "class:9"], "there is no class '9'; classes: 0, 1, 2, 3"),
-    ("none", ["--target", "class:0", "--target", "class:1", "--target", "class:2", "--target", "class:3"], "retain set"),
+    (
+        "none",
+        ["--target", "class:0", "--target", "class:1", "--target", "class:2", "--target", "class:3"],
+        "retain set",
+    ),
     ("none", ["--target", "clas:1"], "did you mean class"),
     ("none", ["--target", "concept:cats"], "family unet2d takes class:..., samples:... only"),
     ("none", ["--target", "samples:nowhere.txt"], "does not exist"),

@@ -42,7 +42,7 @@ def test_noising_and_targets_agree_with_diffusers(prediction_type):
 def test_weighted_noise_error_is_bounded_by_the_prediction_error(prediction_type):
     """weight * |implied(a) - implied(b)|^2 <= |a - b|^2 at every t, so no step's loss explodes."""
     table = noising(prediction_type)
-    x_0, noise, t = batch(size=50)
+    x_0, noise, _ = batch(size=50)
     noisy = table.noised(x_0, noise, torch.arange(50))
     a, b = torch.randn_like(x_0), torch.randn_like(x_0)
     error = table.noise_weight(noisy) * (table.implied_noise(a, noisy) - table.implied_noise(b, noisy)).square()
@@ -50,5 +50,5 @@ def test_weighted_noise_error_is_bounded_by_the_prediction_error(prediction_type
 
 
 def test_an_unknown_prediction_type_is_named():
-    with pytest.raises(BadInput, match="epsilonn.*did you mean epsilon"):
+    with pytest.raises(BadInput, match=r"epsilonn.*did you mean epsilon"):
         Noising(torch.ones(3), "epsilonn")

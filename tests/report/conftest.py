@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from report_samples import SUBJECTS, audited, full_measurements
 
-from erasediff.audit.result import AuditResult
+from erasediff.auditing.result import AuditResult
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html.parser import HTMLParser
 from typing import Any
 
-from erasediff.audit.result import AuditResult, Measurement, Verdict
+from erasediff.auditing.result import AuditResult, Measurement, Verdict
 
 SUBJECTS = ("erased", "base", "control", "retrained")
 VOID = {"meta", "img", "br", "hr", "link", "input"}

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from report_samples import Page, audited, full_measurements, measured
 
-from erasediff.audit.result import LEVELS
+from erasediff.auditing.result import LEVELS
 from erasediff.errors import BadInput
 from erasediff.report.page import render, write
 

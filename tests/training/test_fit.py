@@ -208,7 +208,11 @@ def test_dropout_is_a_function_of_the_step_too(squares, tmp_path):
         "quiet": True,
     }
     train(squares, output_dir=tmp_path / "whole", **common)
-    train(squares, output_dir=tmp_path / "part", **{**common, "training": replace(CONFIG, max_train_steps=6, checkpointing_steps=6)})
+    train(
+        squares,
+        output_dir=tmp_path / "part",
+        **{**common, "training": replace(CONFIG, max_train_steps=6, checkpointing_steps=6)},
+    )
     train(squares, output_dir=tmp_path / "part", resume_from_checkpoint="latest", **common)
     assert (tmp_path / "part" / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
 
@@ -216,7 +220,6 @@ def test_dropout_is_a_function_of_the_step_too(squares, tmp_path):
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(base, tmp_path):
     import numpy as np
-
     from tests.conftest import make_squares
 
     data = make_squares()

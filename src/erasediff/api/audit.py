@@ -12,11 +12,11 @@ import torch
 
 from erasediff.api.directory import read_run
 from erasediff.api.erase import check_fit, check_target_kinds, load_data, load_model, parsed_targets
-from erasediff.audit.classifier import Judge, train_classifier
-from erasediff.audit.examine import Pictures, Question, examine
-from erasediff.audit.features import EXTRACTORS, extractor
-from erasediff.audit.result import ERASED, AuditResult, parse_requirement
-from erasediff.audit.suite import SUITES
+from erasediff.auditing.classifier import Judge, train_classifier
+from erasediff.auditing.examine import Pictures, Question, examine
+from erasediff.auditing.features import EXTRACTORS, extractor
+from erasediff.auditing.result import ERASED, AuditResult, parse_requirement
+from erasediff.auditing.suite import SUITES
 from erasediff.data import targets
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, listing, unknown
@@ -85,7 +85,7 @@ def audit(
         model: the erased model: a Run, a pipeline, its directory or a run directory.
         target: what was to be forgotten; by default what the model's run.json says.
         data: real data; by default what the run.json says.
-        base, control, retrained: the model before, one fine-tuned on the retain set only, one that never saw the target.
+        base, control, retrained: the model before, one fine-tuned on the retain set only, one without the target.
         goal: ``data`` (the influence of samples) or ``concept`` (a capability).
         suite: quick, standard or full: how many samples, which budgets.
         classifier: the judge: a directory, or by default one trained on the training part of ``data``.
@@ -138,7 +138,9 @@ def audit(
         say=say,
     )
     result, pictures = examine(subjects, question)
-    result.setting.update({"versions": versions(), "machine": machine(), "models": _sources(model, base, control, retrained)})
+    result.setting.update(
+        {"versions": versions(), "machine": machine(), "models": _sources(model, base, control, retrained)}
+    )
     done = Audit(result, pictures, record)
     if place is not None:
         say("writing the report")
@@ -187,7 +189,9 @@ def _place(output_dir: str | Path | None, overwrite: bool) -> Path | None:
         raise BadInput(f"output_dir {place} is a file; give a directory")
     there = [name for name in FILES if (place / name).exists()]
     if there and not overwrite:
-        raise BadInput(f"output_dir {place} already holds an audit ({listing(there)}); give another one, or --overwrite")
+        raise BadInput(
+            f"output_dir {place} already holds an audit ({listing(there)}); give another one, or --overwrite"
+        )
     return place
 
 

@@ -29,7 +29,7 @@ def demo(
 ) -> Audit:
     """Train a base model, erase the 7, and audit the result against a control and the retrained oracle.
 
-    Writes base, retrained, control, erased and audit below ``output_dir``. Raises BadInput where they are there already.
+    Writes base, retrained, control, erased and audit below ``output_dir``. Raises BadInput if they are there.
     """
     place = Path(output_dir)
     there = [name for name in PARTS if (place / name).exists()]

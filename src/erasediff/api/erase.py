@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def load_model(model: Any) -> tuple[Model, Path | None, dict[str, str] | None]:
         directory = families.locate(model)
         return families.load(directory), directory, weight_hashes(directory)
     if hasattr(model, "directory") and hasattr(model, "record") and hasattr(model, "model"):  # a Run
-        return (load_model(model.directory) if model.directory else load_model(model.pipeline))
+        return load_model(model.directory) if model.directory else load_model(model.pipeline)
     return families.adopt(model), None, None
 
 
@@ -136,7 +137,9 @@ def check_fit(model: Model, data: ImageData) -> None:
     if classes and data.labels is None:
         raise BadInput(f"the model is asked by class label, and {data.spec} has no labels")
     if classes and data.labels is not None and int(data.labels.max()) >= classes:
-        raise BadInput(f"{data.spec} has labels up to {int(data.labels.max())}, the model's classes are 0 to {classes - 1}")
+        raise BadInput(
+            f"{data.spec} has labels up to {int(data.labels.max())}, the model's classes are 0 to {classes - 1}"
+        )
 
 
 def check_target_kinds(wanted: Sequence[targets.Target], family: str) -> None:
@@ -181,7 +184,7 @@ def _name_of(method: GradientMethod) -> str:
 def method_named(name: str, fields: dict[str, Any]) -> GradientMethod:
     """The method of that name with ``fields`` set. Raises BadInput for an unknown name or field."""
     kind = METHODS[name]
-    allowed = list(kind.__dataclass_fields__)
+    allowed = [f.name for f in fields_of(kind)]
     for field in fields:
         if field not in allowed:
             raise unknown(f"field of method {name}", field, allowed)

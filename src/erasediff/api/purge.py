@@ -21,8 +21,8 @@ def purge(run: str | Path) -> tuple[list[Path], list[str]]:
     directory, record = read_run(run)
     if record.get("status") != "completed":
         raise BadInput(
-            f"{directory.path} is {record.get('status')}, not completed; finish it with --resume_from_checkpoint latest, "
-            "or delete the directory"
+            f"{directory.path} is {record.get('status')}, not completed; "
+            "finish it with --resume_from_checkpoint latest, or delete the directory"
         )
     removed = []
     with writable(directory.path):

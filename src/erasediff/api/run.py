@@ -81,7 +81,9 @@ def resumed(place: RunDirectory, record: dict[str, Any], wanted: str | None) -> 
             raise BadInput(f"cannot resume {place.path}: its {key} was {before.get(key)}, now given {record.get(key)}")
     for key, value in record["training"].items():
         if key not in MAY_DIFFER and before["training"].get(key) != value:
-            raise BadInput(f"cannot resume {place.path}: its {key} was {before['training'].get(key)}, now given {value}")
+            raise BadInput(
+                f"cannot resume {place.path}: its {key} was {before['training'].get(key)}, now given {value}"
+            )
     return find(place.checkpoints, wanted)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from erasediff.auditing.result import parse_requirement
 from erasediff.cli.bridge import Parser
 from erasediff.cli.common import GIVEN, add_output, config_entries, parse
 
@@ -48,6 +49,8 @@ def parser() -> Parser:
 def main(argv: Sequence[str]) -> int:
     given = parse(parser(), argv, config_entries(argv, dict), ["model", "output_dir"])
     require = given.pop("require", [])
+    for line in require:
+        parse_requirement(line)  # before an hour of measuring, not after
 
     from erasediff.api.audit import audit
     from erasediff.report.tables import summary_lines

@@ -1,6 +1,6 @@
 """From dataclass fields to flags: a thin bridge, so that a field written once is a flag, a YAML key and a help line.
 
-Every flag is left out of the result unless it was given; so a file's value is replaced by a flag and a default by a file.
+Every flag is left out of the result unless it was given: a flag replaces a file's value, and a file a default.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ PARSERS: dict[Any, Callable[[str], Any]] = {bool: parse_bool, int: _number(int),
 
 
 def _unwrapped(hint: Any) -> tuple[Any, bool]:
-    """The type to parse, and whether several values are taken: ``float | None`` -> float, ``tuple[int, ...]`` -> int."""
+    """The type to parse, and whether several are taken: ``float | None`` -> float, ``tuple[int, ...]`` -> int."""
     options = [a for a in typing.get_args(hint) if a is not type(None)]
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         return _unwrapped(options[0])

@@ -56,7 +56,7 @@ def parse(
         merged.pop(unwanted, None)
     missing = [name for name in required if merged.get(name) in (None, [])]
     if missing:
-        names = [n.upper() if n == "model" else f"--{n}" for n in missing]
+        names = [n.upper() if n in ("model", "run") else f"--{n}" for n in missing]
         raise BadInput(f"missing {', '.join(names)} (see `{parser.prog} --help`)")
     return merged
 

@@ -29,7 +29,9 @@ def parser(method: str) -> Parser:
         help="what to forget: class:7, class:NAME, samples:FILE, samples:DIR (repeatable)",
     )
     made.add_argument("--data", default=GIVEN, help="digits, FILE.npz, mnist:DIR, an image folder, or a datasets id")
-    made.add_argument("--method", metavar="NAME", default=GIVEN, help=f"one of {', '.join(METHODS)} (default: {DEFAULT})")
+    made.add_argument(
+        "--method", metavar="NAME", default=GIVEN, help=f"one of {', '.join(METHODS)} (default: {DEFAULT})"
+    )
     made.add_argument("--dry_run", action="store_true", default=GIVEN, help="check everything, print the plan, stop")
     add_output(made)
     add_run_flags(made)

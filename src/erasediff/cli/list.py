@@ -71,7 +71,10 @@ def attacks() -> list[Row]:
 def suites() -> list[Row]:
     from erasediff.auditing.suite import SUITES
 
-    return [{"summary": f"{s.forget} + {s.per_class} per class + {s.unconditional} samples", **asdict(s)} for s in SUITES.values()]
+    return [
+        {"summary": f"{s.forget} + {s.per_class} per class + {s.unconditional} samples", **asdict(s)}
+        for s in SUITES.values()
+    ]
 
 
 def presets() -> list[Row]:

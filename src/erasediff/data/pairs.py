@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from erasediff.data.sources import ImageData
+from erasediff.errors import BadInput
 from erasediff.randomness import generator
 
 
@@ -42,10 +43,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class Pair:
-    """One step's batches; ``forget`` is ``None`` where nothing is to be forgotten (plain training)."""
+    """One step's batches; ``forgotten`` is ``None`` where nothing is to be forgotten (plain training)."""
 
     retain: Batch
-    forget: Batch | None
+    forgotten: Batch | None
+
+    @property
+    def forget(self) -> Batch:
+        """The forget batch. Raises BadInput where nothing is to be forgotten."""
+        if self.forgotten is None:
+            raise BadInput("this method needs a forget set, and none was given")
+        return self.forgotten
 
 
 class Rows:
@@ -57,7 +65,8 @@ class Rows:
 
     def at(self, step: int) -> Tensor:
         """Data indices [batch_size] of one step; a batch that crosses the end of an epoch goes on in the next."""
-        size, rows, position = len(self.indices), [], step * self.batch_size
+        size, position = len(self.indices), step * self.batch_size
+        rows: list[int] = []
         while len(rows) < self.batch_size:
             epoch, offset = divmod(position, size)
             taken = self._permuted(epoch)[offset : offset + self.batch_size - len(rows)].tolist()
@@ -97,7 +106,7 @@ class Pairs:
 
     def at(self, step: int) -> Pair:
         forget = None if self.forget is None else self._batch(self.forget, step)
-        return Pair(retain=self._batch(self.retain, step), forget=forget)
+        return Pair(retain=self._batch(self.retain, step), forgotten=forget)
 
     def _batch(self, rows: Rows, step: int) -> Batch:
         start = self.rank * self.batch_size

@@ -26,7 +26,7 @@ HELD_OUT_SHARE = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class ImageData:
-    """Labelled images in memory. ``images``: uint8 [N, C, H, W]; ``labels``: int64 [N] or None; ``held_out``: bool [N]."""
+    """Labelled images in memory. ``images``: uint8 [N, C, H, W]; ``labels``: int64 [N] or None; ``held_out``: [N]."""
 
     spec: str
     images: Tensor
@@ -67,7 +67,9 @@ def build(
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.dtype != np.uint8 or not len(images):
-        raise BadInput(f"{spec}: images must be uint8 [N, H, W] or [N, H, W, C] with N > 0, got {images.dtype} {images.shape}")
+        raise BadInput(
+            f"{spec}: images must be uint8 [N, H, W] or [N, H, W, C] with N > 0, got {images.dtype} {images.shape}"
+        )
     tensor = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     classes: Tensor | None = None
     if labels is not None:
@@ -117,9 +119,12 @@ def npz(spec: str) -> ImageData:
 
 
 def _idx(path: Path) -> np.ndarray:
-    opened = gzip.open(path) if path.suffix == ".gz" else path.open("rb")
-    with opened as stream:
-        content = stream.read()
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError) as error:
+            raise BadInput(f"{path} is not a whole gzip file: {error}") from None
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] != 8:
         raise BadInput(f"{path} is not an idx file of unsigned bytes")
     shape = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(content[3])]
@@ -144,7 +149,7 @@ def mnist(spec: str) -> ImageData:
 
 
 def image_folder(spec: str) -> ImageData:
-    """A folder of images: one sub-folder a class, or ``metadata.jsonl`` with ``file_name`` and ``label``, or neither."""
+    """A folder of images: one sub-folder a class, or ``metadata.jsonl`` (``file_name``, ``label``), or neither."""
     root = Path(spec)
     metadata = root / "metadata.jsonl"
     if metadata.is_file():
@@ -158,7 +163,9 @@ def image_folder(spec: str) -> ImageData:
     arrays = [_read(path) for path, _ in pairs]
     odd = next((i for i, a in enumerate(arrays) if a.shape != arrays[0].shape), None)
     if odd is not None:
-        raise BadInput(f"{pairs[odd][0]} is {arrays[odd].shape}, but {pairs[0][0]} is {arrays[0].shape}: sizes must agree")
+        raise BadInput(
+            f"{pairs[odd][0]} is {arrays[odd].shape}, but {pairs[0][0]} is {arrays[0].shape}: sizes must agree"
+        )
     found = {label for _, label in pairs if label is not None}
     if found and any(label is None for _, label in pairs):
         raise BadInput(f"{root}: some images have a class and some have none; put every image into a class folder")

@@ -70,7 +70,9 @@ class Samples:
         for entry in self.entries():
             index = int(entry) if entry.isdigit() and entry not in place else place.get(entry, -1)
             if not 0 <= index < len(data):
-                raise BadInput(f"target {self} names {entry!r}, which is not among the {len(data)} samples of {data.spec}")
+                raise BadInput(
+                    f"target {self} names {entry!r}, which is not among the {len(data)} samples of {data.spec}"
+                )
             mask[index] = True
         return mask
 

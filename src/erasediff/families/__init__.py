@@ -89,7 +89,7 @@ def load(source: str | Path) -> Any:
 
 
 def adopt(pipeline: Any) -> Any:
-    """Adapt a copy of a diffusers pipeline object; the pipeline given is left alone. Raises BadInput for other things."""
+    """Adapt a copy of a diffusers pipeline object; the one given is left alone. Raises BadInput for other things."""
     known = {p: family for family in FAMILIES.values() for p in family.pipelines}
     name = type(pipeline).__name__
     if name not in known:

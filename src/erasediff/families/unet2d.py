@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -93,7 +92,9 @@ def load(directory: Path) -> UNet2D:
     unet_dir, scheduler_dir = directory / "unet", directory / "scheduler"
     for needed in (unet_dir / "config.json", unet_dir / WEIGHTS, scheduler_dir / "scheduler_config.json"):
         if not needed.exists():
-            raise BadInput(f"{directory} is not a complete UNet2DModel pipeline: {needed.relative_to(directory)} is missing")
+            raise BadInput(
+                f"{directory} is not a complete UNet2DModel pipeline: {needed.relative_to(directory)} is missing"
+            )
     try:
         unet = UNet2DModel.from_pretrained(unet_dir, use_safetensors=True, low_cpu_mem_usage=False)
         scheduler = DDPMScheduler.from_pretrained(scheduler_dir)

@@ -126,7 +126,7 @@ class Unconditional:
         return Losses(loss, torch.zeros_like(loss))
 
 
-RETAIN_OBJECTIVES = {"denoise": Denoise, "distill": Distill}
+RETAIN_OBJECTIVES: dict[str, type[Denoise] | type[Distill]] = {"denoise": Denoise, "distill": Distill}
 FORGET_TARGETS = ("relabel", "noise", "unconditional")
 
 

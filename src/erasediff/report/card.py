@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from erasediff.audit.result import AuditResult
+from erasediff.auditing.result import AuditResult
 from erasediff.report.facts import making
 from erasediff.report.markdown import code, escaped
 from erasediff.report.story import answer, evidence, not_tested

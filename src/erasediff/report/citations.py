@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from erasediff.audit.result import AuditResult
+from erasediff.auditing.result import AuditResult
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from math import isfinite
 
 from markupsafe import Markup
 
-from erasediff.audit.result import AuditResult, Measurement
+from erasediff.auditing.result import AuditResult, Measurement
 from erasediff.report.numbers import percent
 from erasediff.report.story import relearning_measures
 from erasediff.report.vocabulary import ordered_subjects, subject_class

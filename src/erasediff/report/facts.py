@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from erasediff.audit.result import AuditResult
+from erasediff.auditing.result import AuditResult
 from erasediff.report.numbers import count, duration, percent
 
 Facts = list[tuple[str, str]]

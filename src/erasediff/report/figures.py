@@ -12,7 +12,7 @@ from math import isfinite
 
 from markupsafe import Markup
 
-from erasediff.audit.result import ERASED, AuditResult, Measurement
+from erasediff.auditing.result import ERASED, AuditResult, Measurement
 from erasediff.report.numbers import number, percent
 from erasediff.report.vocabulary import MEASURES, ordered_subjects, subject_class
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from erasediff.audit.result import AuditResult
+from erasediff.auditing.result import AuditResult
 from erasediff.files import write_atomic
 from erasediff.report import citations, curves, facts, figures, story
 from erasediff.report.pictures import Pictures, sheets
@@ -36,7 +36,7 @@ def render(
     """
     subjects = ordered_subjects([*result.subjects(), *pictures])
     return str(
-        _environment()
+        environment()
         .get_template("page.html.jinja")
         .render(
             target=target_phrase(result.target),
@@ -88,7 +88,7 @@ def write(path: Path | str, html: str) -> None:
     write_atomic(Path(path), html)
 
 
-def _environment() -> Any:
+def environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     made = Environment(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from erasediff.audit.result import ERASED, AuditResult, Measurement
+from erasediff.auditing.result import ERASED, AuditResult, Measurement
 from erasediff.report.numbers import count, percent
 from erasediff.report.vocabulary import ordered_subjects, target_phrase
 

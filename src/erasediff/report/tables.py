@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import groupby
 
-from erasediff.audit.result import ERASED, AuditResult, Measurement
+from erasediff.auditing.result import ERASED, AuditResult, Measurement
 from erasediff.report.markdown import escaped
 from erasediff.report.numbers import ABSENT, count, decimals, interval, number, percent
 from erasediff.report.story import relearning_measures, verdict_line

@@ -86,7 +86,9 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, trained: Mapping[str, Te
     }
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, trained: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, trained: Mapping[str, Tensor], saved: Mapping[str, Tensor]
+) -> None:
     """The inverse of :func:`optimizer_tensors`."""
     for name, parameter in trained.items():
         prefix = f"{name}/"

@@ -86,7 +86,7 @@ class Context:
     def predict(self, noisy: Noisy, condition: Condition, *, frozen: bool = False) -> Tensor:
         if frozen and self.teacher is None:
             raise BadInput("this method asks the frozen model but does not declare needs.frozen")
-        denoiser = self.teacher if frozen else self.student
+        denoiser = self.teacher if frozen and self.teacher is not None else self.student
         x_t = noisy.x_t.contiguous(memory_format=self.layout)
         with torch.no_grad() if frozen else nullcontext(), self._autocast():
             return self.model.ask(denoiser, x_t, noisy.t, condition).float()
@@ -119,7 +119,10 @@ class Context:
             grad = parameter.grad
             parameter.grad = None
             lifted.append(torch.zeros_like(parameter) if grad is None else grad if scale == 1.0 else grad / scale)
-        return Term(lifted, *[self._whole(column) for column in zip(*parts, strict=True)])
+        loss, floor, denoise = (self._whole(column) for column in zip(*parts, strict=True))
+        if loss is None:
+            raise BadInput("an objective returned no loss")
+        return Term(lifted, loss, floor, denoise)
 
     def _whole(self, column: tuple[Tensor | None, ...]) -> Tensor | None:
         given = [x for x in column if x is not None]

@@ -66,9 +66,9 @@ def start(
     processes = processes or Processes.start()
     denoiser = model.denoiser.to(processes.device)
     if config.channels_last:
-        denoiser.to(memory_format=torch.channels_last)
+        denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.gradient_checkpointing:
-        denoiser.enable_gradient_checkpointing()
+        denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
     trained = select(denoiser, config.parameters)
     optimizer = _optimizer(trained, config)
     context = Context(
@@ -128,16 +128,17 @@ def take_step(session: Session) -> Step:
 def _apply(session: Session, direction: Direction) -> Tensor:
     """Put the direction where a loss gradient would be, clip it and step. Returns its norm before clipping."""
     scaler, parameters = session.context.scaler, list(session.trained.values())
-    masks = direction.mask or [None] * len(parameters)
-    for parameter, gradient, mask in zip(parameters, direction.gradients, masks, strict=True):
-        parameter.grad = (gradient if mask is None else gradient * mask).to(parameter.dtype)
+    gradients = list(direction.gradients)
+    if direction.mask is not None:
+        gradients = [g * mask for g, mask in zip(gradients, direction.mask, strict=True)]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient.to(parameter.dtype)
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if session.config.max_grad_norm:
         torch.nn.utils.clip_grads_with_norm_(parameters, session.config.max_grad_norm, norm)
     if scaler.is_enabled():
         # The gradients are unscaled already; handing them back scaled lets the scaler skip steps that overflowed.
-        for parameter in parameters:
-            parameter.grad *= scaler.get_scale()  # type: ignore[operator]
+        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], scaler.get_scale())
     scaler.step(session.optimizer)
     scaler.update()
     session.optimizer.zero_grad(set_to_none=True)

@@ -9,6 +9,8 @@ This file stands alone: it lies as ``pipeline.py`` beside the weights it belongs
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, ImagePipelineOutput
 
@@ -18,11 +20,11 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "unet"
 
-    def __init__(self, unet, scheduler):
+    def __init__(self, unet: Any, scheduler: Any) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
 
-    def labels(self, class_labels, batch_size):
+    def labels(self, class_labels: Any, batch_size: int) -> torch.Tensor:
         """Class numbers, class names, or ``None`` for the null condition -> label tensor [B]."""
         null = self.unet.config.get("_null_label")
         names = [str(n) for n in self.unet.config.get("_class_names") or []]
@@ -38,17 +40,17 @@ class ClassConditionalDDPMPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        class_labels=None,
-        batch_size=1,
-        guidance_scale=1.0,
-        num_inference_steps=20,
-        generator=None,
-        output_type="pil",
-        return_dict=True,
-    ):
+        class_labels: Any = None,
+        batch_size: int = 1,
+        guidance_scale: float = 1.0,
+        num_inference_steps: int = 20,
+        generator: torch.Generator | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> Any:
         conditional = self.unet.config.num_class_embeds is not None
-        labels = self.labels(class_labels, batch_size) if conditional else None
-        count = len(labels) if conditional else batch_size
+        labels = self.labels(class_labels, batch_size) if conditional else torch.zeros(batch_size)
+        count = len(labels)
         size = self.unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         shape = (count, self.unet.config.in_channels, height, width)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from erasediff.audit.result import ERASED, Measurement
-from erasediff.audit.statistics import bootstrap_mean, resample_interval, wilson
+from erasediff.auditing.result import ERASED, Measurement
+from erasediff.auditing.statistics import bootstrap_mean, resample_interval, wilson
 from erasediff.errors import BadInput
 
 Detail = Mapping[str, Any]

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from erasediff.audit.generate import images
-from erasediff.audit.result import Measurement
+from erasediff.auditing.generate import images
+from erasediff.auditing.result import Measurement
 from erasediff.data.pairs import Pairs
 from erasediff.data.sources import ImageData
 from erasediff.families.base import Model

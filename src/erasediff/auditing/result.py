@@ -86,7 +86,7 @@ class AuditResult:
         )
 
     def require(self, *requirements: str) -> None:
-        """Check lines like ``forget_rate<=0.02`` on the erased model; raises RequirementFailed naming those that fail."""
+        """Check lines like ``forget_rate<=0.02`` on the erased model; raises RequirementFailed."""
         parsed = [parse_requirement(r, {m.name for m in self.measurements}) for r in requirements]
         failed = []
         for name, symbol, bound in parsed:

@@ -8,8 +8,8 @@ from math import sqrt
 
 from torch import Tensor
 
-from erasediff.audit.result import ERASED, Measurement
-from erasediff.audit.statistics import bootstrap_mean
+from erasediff.auditing.result import ERASED, Measurement
+from erasediff.auditing.statistics import bootstrap_mean
 from erasediff.errors import BadInput, listing, unknown
 
 HIGHER_IS_BETTER = {"retain": False, "forget": True}

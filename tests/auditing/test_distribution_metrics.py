@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from erasediff.audit.metrics.distribution import (
+from erasediff.auditing.metrics.distribution import (
     distribution_measurements,
     frechet_distance,
     kernel_distance,

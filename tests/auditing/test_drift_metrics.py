@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from erasediff.audit.metrics.drift import image_change, parameter_change
+from erasediff.auditing.metrics.drift import image_change, parameter_change
 from erasediff.errors import BadInput
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from erasediff.audit.statistics import bootstrap_mean, resample_interval, wilson
+from erasediff.auditing.statistics import bootstrap_mean, resample_interval, wilson
 from erasediff.errors import BadInput
 
 Z = 1.959963984540054  # 97.5 % point of the standard normal

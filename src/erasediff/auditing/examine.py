@@ -10,15 +10,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from erasediff.audit.attacks.relearning import relearn
-from erasediff.audit.classifier import Judge
-from erasediff.audit.features import extractor
-from erasediff.audit.generate import images
-from erasediff.audit.metrics.classification import forget_measurements, retain_measurements, unconditional_measurements
-from erasediff.audit.metrics.distribution import distribution_measurements
-from erasediff.audit.metrics.drift import image_change, parameter_change
-from erasediff.audit.result import ERASED, AuditResult, Measurement, Verdict
-from erasediff.audit.suite import Suite
+from erasediff.auditing.attacks.relearning import relearn
+from erasediff.auditing.classifier import Judge
+from erasediff.auditing.features import extractor
+from erasediff.auditing.generate import images
+from erasediff.auditing.metrics.classification import (
+    forget_measurements,
+    retain_measurements,
+    unconditional_measurements,
+)
+from erasediff.auditing.metrics.distribution import distribution_measurements
+from erasediff.auditing.metrics.drift import image_change, parameter_change
+from erasediff.auditing.result import ERASED, AuditResult, Measurement, Verdict
+from erasediff.auditing.suite import Suite
 from erasediff.data.sources import ImageData
 from erasediff.families.base import Model
 

@@ -8,13 +8,13 @@ import math
 import pytest
 import torch
 
-from erasediff.audit.metrics.classification import (
+from erasediff.auditing.metrics.classification import (
     forget_measurements,
     retain_measurements,
     unconditional_measurements,
 )
-from erasediff.audit.result import Measurement
-from erasediff.audit.statistics import wilson
+from erasediff.auditing.result import Measurement
+from erasediff.auditing.statistics import wilson
 from erasediff.errors import BadInput
 
 

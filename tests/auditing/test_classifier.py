@@ -10,8 +10,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from erasediff.audit.classifier import Architecture, Judge, SmallClassifier, train_classifier
-from erasediff.audit.features import extractor
+from erasediff.auditing.classifier import Architecture, Judge, SmallClassifier, train_classifier
+from erasediff.auditing.features import extractor
 from erasediff.errors import BadInput
 
 

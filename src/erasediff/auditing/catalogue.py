@@ -19,5 +19,5 @@ METRICS = {
     "image_change_forget": "mean change of the target's images drawn from the same seeds",
 }
 ATTACKS = {
-    "relearning": "fine-tune on k forgotten images and watch the target return, against the retrained model (relearn_k*)",
+    "relearning": "fine-tune on k forgotten images and watch the target return (relearn_k*)",
 }

@@ -17,8 +17,8 @@ from sklearn.metrics import pairwise_distances_chunked
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 
-from erasediff.audit.result import ERASED, Measurement
-from erasediff.audit.statistics import bootstrap_mean, resample_interval, wilson
+from erasediff.auditing.result import ERASED, Measurement
+from erasediff.auditing.statistics import bootstrap_mean, resample_interval, wilson
 from erasediff.errors import BadInput, EraseDiffError
 
 NEIGHBOURS = 5

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from erasediff.audit.classifier import Judge
+from erasediff.auditing.classifier import Judge
 from erasediff.errors import BadInput, unknown
 
 Extractor = Callable[[Tensor], Tensor]
