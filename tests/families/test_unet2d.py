@@ -142,3 +142,14 @@ def test_every_miniature_samples(name):
     assert images.shape == (2, 1, 8, 8)
     assert images.abs().max() <= 1
     assert torch.isfinite(images).all()
+
+
+@pytest.mark.parametrize("name", ["unet2d", "unet2d-v", "unet2d-sample"])
+def test_class_and_time_reach_the_prediction(name):
+    """Groups of one channel would normalise both away, and nothing conditional could be tested on miniatures."""
+    denoiser = tiny.TINY[name]().denoiser
+    x = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        said = [denoiser(x, torch.tensor(t), torch.tensor([c])).sample for t, c in ((5, 0), (5, 1), (90, 0))]
+    assert (said[0] - said[1]).abs().max() > 1e-3
+    assert (said[0] - said[2]).abs().max() > 1e-3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -144,7 +145,8 @@ def fresh(
         layers_per_block=layers_per_block,
         down_block_types=("DownBlock2D", *[inner[0]] * (levels - 1)),
         up_block_types=(*[inner[1]] * (levels - 1), "UpBlock2D"),
-        norm_num_groups=min(8, *block_out_channels),
+        # Four channels a group at least: a group of one would normalise away the time and class that are added.
+        norm_num_groups=max(1, math.gcd(*block_out_channels) // 4),
         attention_head_dim=8,
         dropout=dropout,
         num_class_embeds=len(class_names) + 1 if class_names else None,
