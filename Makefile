@@ -6,7 +6,6 @@
 
 PYTHON ?= python3
 WORKERS ?= 2
-DEMO_DIR ?= demo-run
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,14 +16,14 @@ ONE_THREAD := OMP_NUM_THREADS=1
 .PHONY: help demo test test-fast lint clean
 
 help:
-	@echo "make demo       train, erase and audit on handwritten digits; results in $(DEMO_DIR)"
+	@echo "make demo       train, erase and audit on handwritten digits; results in demo-run"
 	@echo "make test       lint, types, import contracts, all tests"
 	@echo "make test-fast  tests that are not marked slow"
 	@echo "make lint       ruff, mypy, lint-imports"
-	@echo "make clean      delete .venv, $(DEMO_DIR) and caches"
+	@echo "make clean      delete .venv, demo-run and caches"
 
 demo: $(VENV)/.installed
-	$(BIN)/erasediff demo --output_dir $(DEMO_DIR) --overwrite
+	$(BIN)/erasediff demo --output_dir demo-run --overwrite
 
 test: lint
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS)
@@ -42,7 +41,7 @@ lint: $(VENV)/.installed-test
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is missing or older than Python 3.11; use make PYTHON=python3.11"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
 	$(PIP) -e .
 	touch $@
@@ -52,5 +51,5 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(DEMO_DIR) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) demo-run build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

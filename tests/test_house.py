@@ -46,7 +46,7 @@ def test_public_names_exist_and_cost_nothing_to_import():
     for name in erasediff.__all__:
         assert getattr(erasediff, name) is not None
     # Importing the floors must not put a module in the place of a public function.
-    import erasediff.auditing.examine  # noqa: F401
+    import erasediff.auditing.examine
 
     assert callable(erasediff.audit)
     assert callable(erasediff.erase)
@@ -69,6 +69,8 @@ def test_the_wheel_builds_installs_and_runs(tmp_path):
     assert (target / "erasediff" / "py.typed").exists()
     for shipped in ("report/page.html.jinja", "families/pipelines/class_conditional_ddpm.py"):
         assert (target / "erasediff" / shipped).exists()
-    program = f"import sys; sys.path.insert(0, {str(target)!r}); from erasediff.cli.main import main; main(['--version'])"
+    program = (
+        f"import sys; sys.path.insert(0, {str(target)!r}); from erasediff.cli.main import main; main(['--version'])"
+    )
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"erasediff {erasediff.__version__}"

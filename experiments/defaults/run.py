@@ -56,7 +56,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 COLUMNS = ("forget_rate", "unconditional", "accuracy", "worst", "frechet_ratio", "seconds")
 
 
-def measure(model: Model, judge: Judge, data: ImageData, target: int, arguments: argparse.Namespace) -> dict[str, float]:
+def measure(
+    model: Model, judge: Judge, data: ImageData, target: int, arguments: argparse.Namespace
+) -> dict[str, float]:
     """Forget rates, retained accuracy and Frechet distance, from the same seeds for every model."""
     retained = [c for c in range(len(data.class_names)) if c != target]
     asked = torch.tensor(retained).repeat(arguments.per_class)
@@ -101,7 +103,9 @@ def trial(base: Path, data: ImageData, seed: int, setting: dict[str, Any], targe
     method = {k: v for k, v in fields.items() if k in EraseDiff.__dataclass_fields__}
     loop = {k: v for k, v in fields.items() if k not in method}
     begun = time.perf_counter()
-    run = erase(base, f"class:{target}", data, EraseDiff(**method), seed=seed, checkpointing_steps=0, quiet=True, **loop)
+    run = erase(
+        base, f"class:{target}", data, EraseDiff(**method), seed=seed, checkpointing_steps=0, quiet=True, **loop
+    )
     return run.model, time.perf_counter() - begun
 
 

@@ -210,3 +210,30 @@ def test_models_of_other_shapes_are_not_compared(house, tmp_path, capsys):
     assert main([*trained, "--max_train_steps", "1", "--output_dir", str(other)]) == 0
     assert main([*argv, "--base", str(other)]) == 2
     assert "other weights" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_sigint_saves_and_prints_the_command_that_resumes(house, tmp_path):
+    import shlex
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    erase = ["erase", str(house / "base"), "--target", "class:1", "--output_dir", str(tmp_path / "run"), *SMALL]
+    erase += ["--max_train_steps", "5000"]
+    with subprocess.Popen([sys.executable, "-m", "erasediff", *erase], stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.time() + 120
+        while not (tmp_path / "run" / "metrics.jsonl").exists() and time.time() < deadline:
+            time.sleep(0.05)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "state saved in" in said
+    command = shlex.split(said.splitlines()[-1].removeprefix("resume: "))
+    assert command[0] == "erasediff"
+    steps = (tmp_path / "run" / "metrics.jsonl").read_text().count("\n")
+    last = ["--max_train_steps", str(steps + 2)]
+    assert main([a for a in command[1:] if a != "5000" and a != "--max_train_steps"] + last) == 0
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == steps + 2

@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 import pytest
+from tests.conftest import make_squares
 
 from erasediff.families import tiny
-from tests.conftest import make_squares
 
 
 @pytest.mark.slow
