@@ -111,7 +111,8 @@ def trial(base: Path, data: ImageData, seed: int, setting: dict[str, Any], targe
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| setting | seeds | forget rate (worst) | unconditional (worst) | accuracy | worst class | Frechet / base | s / defaults |",
+        "| setting | seeds | forget rate (worst) | unconditional (worst) | accuracy | worst class "
+        "| Frechet / base | s / defaults |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     reference = [r["seconds"] for r in rows if r["setting"] == "defaults"]
