@@ -101,14 +101,15 @@ def audit(
     _one_of("features", features, EXTRACTORS)
     for line in require:
         parse_requirement(line)
-    erased, source, _ = load_model(model)
+    erased, source, hashes = load_model(model)
     record = _record_of(source)
     wanted = parsed_targets(target if target is not None else _recorded_target(record))
     images = load_data(data, source)
     subjects: dict[str, Model] = {ERASED: erased}
+    weights = {ERASED: hashes}
     for name, other in (("base", base), ("control", control), ("retrained", retrained)):
         if other is not None:
-            subjects[name] = load_model(other)[0]
+            subjects[name], _, weights[name] = load_model(other)
     for name, subject in subjects.items():
         check_fit(subject, images)
         _check_alike(name, subject, erased)
@@ -139,7 +140,10 @@ def audit(
     )
     result, pictures = examine(subjects, question)
     result.setting.update(
-        {"versions": versions(), "machine": machine(), "models": _sources(model, base, control, retrained)}
+        versions=versions(),
+        machine=machine(),
+        models=_sources(model, base, control, retrained),
+        model_hashes={name: next(iter(found.values())) for name, found in weights.items() if found},
     )
     done = Audit(result, pictures, record)
     if place is not None:

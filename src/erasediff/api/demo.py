@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 from erasediff.api.audit import Audit, audit
 from erasediff.api.erase import erase
+from erasediff.api.run import Run
 from erasediff.api.train import train
 from erasediff.data.targets import Class
 from erasediff.errors import BadInput
@@ -40,16 +44,21 @@ def demo(
     def told(number: int, text: str) -> None:
         say(f"[{time.perf_counter() - begun:4.0f} s] {number}/5 {text}")
 
-    common = {"seed": seed, "overwrite": overwrite, "quiet": quiet}
-    told(1, "training a small diffusion model on 1,797 handwritten digits (a fifth of them held out)")
-    train(DATA, output_dir=place / "base", **TRAINING, **common)  # type: ignore[arg-type]
-    told(2, "training the same model without any 7: the retrained oracle, what perfect forgetting looks like")
-    train(DATA, output_dir=place / "retrained", exclude=[TARGET], **TRAINING, **common)  # type: ignore[arg-type]
-    told(3, "fine-tuning the base model on the other digits only: the control")
+    common = {"seed": seed, "overwrite": overwrite}
+    shown, beside = {**common, "quiet": quiet}, {**common, "quiet": True}  # one bar at a time
+    told(1, "training a small diffusion model on 1,797 handwritten digits (a fifth of them held out), and")
+    told(2, "beside it the same model without any 7: the retrained oracle, what perfect forgetting looks like")
+    _side_by_side(
+        partial(train, DATA, output_dir=place / "base", **TRAINING, **shown),  # type: ignore[arg-type]
+        partial(train, DATA, output_dir=place / "retrained", exclude=[TARGET], **TRAINING, **beside),  # type: ignore[arg-type]
+    )
+    told(3, "fine-tuning the base model on the other digits only: the control, and")
+    told(4, "beside it erasing the 7 from the base model with EraseDiff")
     base = place / "base"
-    erase(base, TARGET, DATA, FineTune(), output_dir=place / "control", **ERASING, **common)  # type: ignore[arg-type]
-    told(4, "erasing the 7 from the base model with EraseDiff")
-    erase(base, TARGET, DATA, EraseDiff(), output_dir=place / "erased", **ERASING, **common)  # type: ignore[arg-type]
+    _side_by_side(
+        partial(erase, base, TARGET, DATA, EraseDiff(), output_dir=place / "erased", **ERASING, **shown),  # type: ignore[arg-type]
+        partial(erase, base, TARGET, DATA, FineTune(), output_dir=place / "control", **ERASING, **beside),  # type: ignore[arg-type]
+    )
     told(5, "auditing all four models from the same seeds")
     done = audit(
         place / "erased",
@@ -65,6 +74,27 @@ def demo(
     )
     told(5, "done")
     return done
+
+
+def _side_by_side(*jobs: Callable[[], Run]) -> None:
+    """Run jobs in processes of their own, each on its share of the cores: twice as fast as one after the other.
+
+    Small models keep one core busy and gain nothing from a second.
+    """
+    import torch
+
+    threads = max(1, torch.get_num_threads() // len(jobs))
+    # Spawned, not forked: a fork would copy torch's thread pools in a state that can hang.
+    with ProcessPoolExecutor(len(jobs), mp_context=get_context("spawn")) as pool:
+        for future in [pool.submit(_job, job, threads) for job in jobs]:
+            future.result()
+
+
+def _job(job: Callable[[], Run], threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    job()
 
 
 TRAINING = {"max_train_steps": 700, "train_batch_size": 64, "checkpointing_steps": 0}
