@@ -37,7 +37,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "forget_target noise": {"forget_target": "noise"},
     "forget_target noise, eta 0.1": {"forget_target": "noise", "eta": 0.1},
     "forget_target unconditional": {"forget_target": "unconditional"},
-    "retain denoise": {"retain": "denoise"},
+    "retain distill": {"retain": "distill"},
     "repulsion 0": {"repulsion": 0.0},
     "repulsion 1": {"repulsion": 1.0},
     "null_share 0": {"null_share": 0.0},

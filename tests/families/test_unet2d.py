@@ -153,3 +153,22 @@ def test_class_and_time_reach_the_prediction(name):
         said = [denoiser(x, torch.tensor(t), torch.tensor([c])).sample for t, c in ((5, 0), (5, 1), (90, 0))]
     assert (said[0] - said[1]).abs().max() > 1e-3
     assert (said[0] - said[2]).abs().max() > 1e-3
+
+
+def test_a_hub_id_that_cannot_be_fetched_says_so():
+    with pytest.raises(BadInput, match="no path here, and cannot be had from the Hub"):
+        families.load("somebody/some-model")
+
+
+def test_a_hub_snapshot_is_read_without_its_code(saved, monkeypatch):
+    import huggingface_hub
+
+    asked = {}
+
+    def snapshot(name, **options):
+        asked.update(options, name=name)
+        return str(saved[1])
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    assert families.load("somebody/some-model@v1").conditions.num_classes == 4
+    assert asked == {"name": "somebody/some-model", "revision": "v1", "allow_patterns": ["*.json", "*.safetensors"]}

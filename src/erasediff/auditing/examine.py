@@ -72,7 +72,8 @@ def examine(subjects: Mapping[str, Model], question: Question) -> tuple[AuditRes
                 if kind in drawn[name]:
                     before, after = drawn["base"][kind], drawn[name][kind]
                     found += image_change(before, after, kind, subject=name, seed=question.seed)
-    for name in (n for n in subjects if n in (ERASED, "retrained", "control")):
+    # The base and the control never forgot: how fast they relearn says nothing.
+    for name in (n for n in subjects if n in (ERASED, "retrained")):
         found += _relearned(name, subjects[name], question)
     result = AuditResult(
         target=question.target,
@@ -120,7 +121,12 @@ def _judged(name: str, samples: Samples, question: Question) -> list[Measurement
         features = extractor(question.features, judge)
         real = question.data.floats(question.retain)
         found += distribution_measurements(
-            features(real), features(drawn), subject=name, seed=seed, features=question.features
+            features(real),
+            features(drawn),
+            subject=name,
+            seed=seed,
+            features=question.features,
+            resamples=question.suite.resamples,
         )
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,16 +56,38 @@ UNET2D = Family(
 )
 
 
-def locate(source: str | Path) -> Path:
-    """The pipeline directory behind a MODEL argument: itself, or ``model/`` of a run directory.
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
 
-    Raises BadInput for a path that does not exist or holds no pipeline.
+
+def _snapshot(hub_id: str) -> Path:
+    """Fetch configuration and safetensors (never code, never pickles) of a Hub id into the Hub's own cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    name, _, revision = hub_id.partition("@")
+    try:
+        found = snapshot_download(name, revision=revision or None, allow_patterns=["*.json", "*.safetensors"])
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"model {hub_id!r} is no path here, and cannot be had from the Hub: {reason}") from error
+    return Path(found)
+
+
+def locate(source: str | Path) -> Path:
+    """The pipeline directory behind a MODEL argument: itself, ``model/`` of a run directory, or a Hub id's snapshot.
+
+    A Hub id is ``owner/name`` or ``owner/name@revision``; a path of that form that exists is the path.
+    Raises BadInput for what does not exist or holds no pipeline.
     """
     path = Path(source)
+    if not path.exists() and HUB_ID.fullmatch(str(source)):
+        path = _snapshot(str(source))
     if path.is_file():
         raise BadInput(f"{path} is a single file; family unet2d needs a pipeline directory with its configuration")
     if not path.exists():
-        raise BadInput(f"model {str(source)!r} does not exist; give a diffusers pipeline directory or a run directory")
+        raise BadInput(
+            f"model {str(source)!r} does not exist; give a diffusers pipeline directory, a run directory or a Hub id"
+        )
     for candidate in (path, path / "model"):
         if (candidate / "model_index.json").is_file():
             return candidate

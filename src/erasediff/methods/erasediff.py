@@ -31,7 +31,7 @@ class EraseDiff(Stateless):
         forget_target: what the denoiser should say about forget samples: ``relabel`` (the frozen model under another
             class), ``noise`` (U[0, 1), as in the paper) or ``unconditional`` (the frozen model without condition).
         repulsion: how far the ``relabel`` target is pushed away from the sample's own class; 0 for the plain one.
-        retain: ``distill`` (agree with the frozen model) or ``denoise`` (the ordinary loss).
+        retain: ``denoise`` (the ordinary loss) or ``distill`` (agree with the frozen model; for little retain data).
         rule: how the two gradients are weighed, a name of :data:`erasediff.solver.rules.RULES`.
         eta: how hard the barrier pushes; the forget loss falls at least eta ||g_f||^2 per unit step.
         multiplier: the constant of rule ``constant``.
@@ -46,7 +46,7 @@ class EraseDiff(Stateless):
 
     forget_target: str = "relabel"
     repulsion: float = 0.5
-    retain: str = "distill"
+    retain: str = "denoise"
     rule: str = "dynamic_barrier"
     eta: float = 1.0
     multiplier: float = 1.0
