@@ -118,10 +118,12 @@ def take_step(session: Session) -> Step:
     direction = session.method.direction(context, session.pairs.at(session.step), session.state)
     session.state = direction.state
     norm = _apply(session, direction)
+    # What is clipped after it was weighed no longer meets the inequality of the rules for Adam's step.
+    clipped = (norm > (session.config.max_grad_norm or torch.inf)).double()
     if session.average is not None:
         session.average.step()
     session.step += 1
-    log = {**direction.log, "grad_norm": norm, "seconds": time.perf_counter() - session.started}
+    log = {**direction.log, "grad_norm": norm, "clipped": clipped, "seconds": time.perf_counter() - session.started}
     return Step(session.step, log)
 
 

@@ -33,7 +33,9 @@ class Processes:
             if tracker is not None:
                 accelerator.init_trackers("erasediff")
         except (ValueError, ImportError) as error:
-            raise BadInput(f"report_to {report_to!r}: {error}") from error
+            raise BadInput(f"report_to {report_to!r}: {' '.join(str(error).split())}") from error
+        if tracker is not None and not accelerator.trackers and accelerator.is_main_process:
+            raise BadInput(f"report_to {report_to!r}: its package is not installed; pip install it, or leave it out")
         return cls(accelerator)
 
     @property
