@@ -41,9 +41,12 @@ def _overview() -> str:
 def _method(row: dict[str, Any]) -> str:
     needed = ", ".join(text for key, text in NEEDS.items() if row["needs"][key])
     said = descriptions(METHODS[row["name"]])
-    fields = [f"| `{name}` | `{_shown(value)}` | {_cell(said.get(name, ''))} |" for name, value in row["fields"].items()]
+    fields = [
+        f"| `{name}` | `{_shown(value)}` | {_cell(said.get(name, ''))} |" for name, value in row["fields"].items()
+    ]
     table = "\n".join(["| field | default | meaning |", "|---|---|---|", *fields])
-    return f"### {row['name']}\n\n{row['summary'][0].upper()}{row['summary'][1:]}. With its defaults it needs {needed}.\n\n{table}"
+    summary = row["summary"][0].upper() + row["summary"][1:]
+    return f"### {row['name']}\n\n{summary}. With its defaults it needs {needed}.\n\n{table}"
 
 
 def _rules() -> str:
