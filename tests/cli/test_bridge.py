@@ -100,6 +100,8 @@ output_dir: out
 learning_rate: 1e-4
 max_train_steps: 7
 use_ema: false
+overwrite: true
+quiet: false
 method: {name: erasediff, eta: 0.2, forget_target: noise}
 """
 
@@ -110,6 +112,8 @@ def test_a_file_says_everything(monkeypatch, tmp_path):
     assert seen["target"] == ["class:1", "class:2"]
     assert seen["learning_rate"] == 1e-4
     assert seen["use_ema"] is False
+    assert seen["overwrite"] is True
+    assert "quiet" not in seen
     assert (seen["method"].eta, seen["method"].forget_target) == (0.2, "noise")
 
 
@@ -137,6 +141,7 @@ def test_the_short_form_of_method(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
+        ("overwrite: perhaps", "overwrite: 'perhaps' is not one of true"),
         ("learning_rat: 1", "unknown key 'learning_rat' .did you mean learning_rate"),
         ("- 1", "must hold a mapping"),
         ("a: [", "is not YAML"),

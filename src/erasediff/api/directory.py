@@ -9,6 +9,7 @@ from typing import Any
 
 from erasediff.errors import BadInput
 from erasediff.files import read_json, writable, write_json
+from erasediff.provenance import RUN_SCHEMA
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class RunDirectory:
         record = read_json(self.record)
         if not isinstance(record, dict) or "kind" not in record:
             raise BadInput(f"{self.record} is not the record of a run")
+        if record.get("schema") != RUN_SCHEMA:
+            raise BadInput(f"{self.record} has schema {record.get('schema')!r}; this version reads {RUN_SCHEMA}")
         return record
 
 

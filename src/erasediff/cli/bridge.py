@@ -132,6 +132,12 @@ def from_config(parser: Parser, entries: dict[str, Any], path: str) -> list[str]
             continue
         values = [str(v) for v in value] if isinstance(value, list) else [str(value)]
         action = known[name]
+        if action.nargs == 0:  # a switch: given or not, without a value
+            try:
+                argv += [action.option_strings[0]] * parse_bool(str(value))
+            except argparse.ArgumentTypeError as error:
+                raise BadInput(f"--config {path}: {name}: {error}") from None
+            continue
         if not action.option_strings:
             argv = [*values, *argv]
         elif isinstance(action, argparse._AppendAction):

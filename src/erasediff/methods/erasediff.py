@@ -32,7 +32,7 @@ class EraseDiff(Stateless):
             class), ``noise`` (U[0, 1), as in the paper) or ``unconditional`` (the frozen model without condition).
         repulsion: how far the ``relabel`` target is pushed away from the sample's own class; 0 for the plain one.
         retain: ``denoise`` (the ordinary loss) or ``distill`` (agree with the frozen model; for little retain data).
-        rule: how the two gradients are weighed, a name of :data:`erasediff.solver.rules.RULES`.
+        rule: how the two gradients are weighed; ``erasediff list rules`` names them.
         eta: how hard the barrier pushes; the forget loss falls at least eta ||g_f||^2 per unit step.
         multiplier: the constant of rule ``constant``.
         null_share: share of forget samples whose condition is dropped, so that the null condition forgets too.
