@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
-from erasediff.api.audit import _judge as judge_for
-from erasediff.api.erase import erase, load_model
+from erasediff.api.audit import judge_for
+from erasediff.api.erase import erase
+from erasediff.api.inputs import load_model
 from erasediff.api.train import train
 from erasediff.auditing.classifier import Judge
 from erasediff.auditing.generate import images
@@ -123,7 +124,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {name} | {len(chosen)} | {mean['forget_rate']:.3f} ({peak['forget_rate']:.3f}) "
             f"| {mean['unconditional']:.3f} ({peak['unconditional']:.3f}) | {mean['accuracy']:.3f} "
-            f"| {min(r['worst'] for r in chosen):.2f} | {mean['frechet_ratio']:.2f} | {f'{cost:.2f}' if cost else '-'} |"
+            f"| {min(r['worst'] for r in chosen):.2f} | {mean['frechet_ratio']:.2f} "
+            f"| {f'{cost:.2f}' if cost else '-'} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from erasediff.api.directory import read_run
-from erasediff.api.erase import check_fit, check_target_kinds, load_data, load_model, parsed_targets
+from erasediff.api.inputs import check_fit, check_target_kinds, load_data, load_model, parsed_targets
 from erasediff.auditing.classifier import Judge, train_classifier
 from erasediff.auditing.examine import Pictures, Question, examine
-from erasediff.auditing.features import EXTRACTORS, extractor
+from erasediff.auditing.features import EXTRACTORS
 from erasediff.auditing.result import ERASED, AuditResult, parse_requirement
 from erasediff.auditing.suite import SUITES
 from erasediff.data import targets
@@ -105,9 +105,9 @@ def audit(
     record = _record_of(source)
     wanted = parsed_targets(target if target is not None else _recorded_target(record))
     images = load_data(data, source)
-    subjects: dict[str, Model] = {ERASED: erased}
-    weights = {ERASED: hashes}
-    for name, other in (("base", base), ("control", control), ("retrained", retrained)):
+    others = {"base": base, "control": control, "retrained": retrained}
+    subjects, weights = {ERASED: erased}, {ERASED: hashes}
+    for name, other in others.items():
         if other is not None:
             subjects[name], _, weights[name] = load_model(other)
     for name, subject in subjects.items():
@@ -120,10 +120,8 @@ def audit(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for subject in subjects.values():
         subject.denoiser.to(device)
-    judge = _judge(classifier, images, seed, say)
-    if judge is None and features == "classifier":
-        features = "pixels"
-    extractor(features, judge)
+    judge = judge_for(classifier, images, seed, say)
+    features = "pixels" if judge is None and features == "classifier" else features
     question = Question(
         target=listing(wanted),
         goal=goal,
@@ -142,7 +140,7 @@ def audit(
     result.setting.update(
         versions=versions(),
         machine=machine(),
-        models=_sources(model, base, control, retrained),
+        models=_sources({ERASED: model, **others}),
         model_hashes={name: next(iter(found.values())) for name, found in weights.items() if found},
     )
     done = Audit(result, pictures, record)
@@ -153,7 +151,8 @@ def audit(
     return done
 
 
-def _judge(given: str | Path | Judge | None, data: ImageData, seed: int, say: Callable[[str], None]) -> Judge | None:
+def judge_for(given: str | Path | Judge | None, data: ImageData, seed: int, say: Callable[[str], None]) -> Judge | None:
+    """The judge given, or one trained on the training part of ``data``; ``None`` for data without labels."""
     if isinstance(given, Judge):
         return given
     if given is not None:
@@ -226,9 +225,8 @@ def _check_alike(name: str, subject: Model, erased: Model) -> None:
         raise BadInput(f"the {name} model has other weights (names or shapes) than the erased model: not comparable")
 
 
-def _sources(model: Any, base: Any, control: Any, retrained: Any) -> dict[str, str]:
-    named = {ERASED: model, "base": base, "control": control, "retrained": retrained}
-    return {k: str(getattr(v, "directory", v)) for k, v in named.items() if v is not None}
+def _sources(models: dict[str, Any]) -> dict[str, str]:
+    return {k: str(getattr(v, "directory", v)) for k, v in models.items() if v is not None}
 
 
 def _speaker(quiet: bool) -> Callable[[str], None]:

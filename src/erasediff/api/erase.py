@@ -8,20 +8,16 @@ from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any
 
-from erasediff import families
-from erasediff.api.directory import RunDirectory, read_run
-from erasediff.api.run import Run, complete, new_record, resumed, with_fields
-from erasediff.data import sources, targets
-from erasediff.data.pairs import Pairs
+from erasediff.api.inputs import check_fit, check_target_kinds, load_data, load_model, parsed_targets
+from erasediff.api.launch import Job, launch
+from erasediff.api.run import Run, new_record, with_fields
+from erasediff.data import targets
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, listing, unknown
-from erasediff.families.base import Model, check_images
-from erasediff.files import weight_hashes
+from erasediff.families.base import Model
 from erasediff.methods import METHODS
 from erasediff.methods.base import GradientMethod
 from erasediff.training.config import ERASE_DEFAULTS, TrainingConfig
-from erasediff.training.loop import start
-from erasediff.training.processes import Processes
 
 
 def erase(
@@ -77,77 +73,17 @@ def erase(
             "forward_equivalents_per_step": chosen.forward_equivalents(),
         },
     )
-    place = RunDirectory(Path(output_dir)) if output_dir is not None else None
-    if place is not None:
-        place.claim(overwrite=overwrite, resume=resume_from_checkpoint is not None)
-    if dry_run:
-        return Run(adapted, [], {**record, "status": "planned"})
-    checkpoint = resumed(place, record, resume_from_checkpoint) if place is not None else None
-    processes = Processes.start(report_to=config.report_to, directory=place.path if place else None)
-    pairs = Pairs(
-        images,
-        split.retain,
-        split.forget,
-        batch_size=config.train_batch_size * config.gradient_accumulation_steps,
-        seed=config.seed,
-        device=processes.device,
-        rank=processes.rank,
-        world=processes.world,
+    job = Job(model=adapted, method=chosen, data=images, retain=split.retain, forget=split.forget, config=config)
+    return launch(
+        job,
+        record,
+        title=f"{name} {listing(wanted)}",
+        output_dir=output_dir,
+        overwrite=overwrite,
+        resume_from_checkpoint=resume_from_checkpoint,
+        dry_run=dry_run,
+        quiet=quiet,
     )
-    session = start(adapted, chosen, pairs, config, processes=processes, checkpoint=checkpoint)
-    if place is not None and processes.is_main:
-        place.open(record, fresh=checkpoint is None)
-    return complete(session, record, place, title=f"{name} {listing(wanted)}", quiet=quiet)
-
-
-def parsed_targets(target: targets.Target | str | Sequence[targets.Target | str]) -> list[targets.Target]:
-    """One target or several, as objects or text -> a list of objects. Raises BadInput for none."""
-    several = [target] if isinstance(target, (str, targets.Class, targets.Samples, targets.Concept)) else list(target)
-    if not several:
-        raise BadInput("no target given; name at least one, such as class:7")
-    return [targets.parse(t) if isinstance(t, str) else t for t in several]
-
-
-def load_model(model: Any) -> tuple[Model, Path | None, dict[str, str] | None]:
-    """A model that may be changed, the path it came from (if any) and the hashes of its weight files."""
-    if isinstance(model, (str, Path)):
-        directory = families.locate(model)
-        return families.load(directory), directory, weight_hashes(directory)
-    if hasattr(model, "directory") and hasattr(model, "record") and hasattr(model, "model"):  # a Run
-        return load_model(model.directory) if model.directory else load_model(model.pipeline)
-    return families.adopt(model), None, None
-
-
-def load_data(data: ImageData | str | None, source: Path | None) -> ImageData:
-    """The data given, or that which the model's own run.json names. Raises BadInput where neither is there."""
-    if isinstance(data, ImageData):
-        return data
-    if data is None:
-        try:
-            data = read_run(source or "")[1]["data"]["spec"]
-        except (BadInput, KeyError):
-            raise BadInput("no data given, and the model has no run.json that names its data; give --data") from None
-    return sources.load(str(data))
-
-
-def check_fit(model: Model, data: ImageData) -> None:
-    """Raise BadInput unless the model takes these images and labels."""
-    check_images(model, data.image_shape)
-    classes = model.conditions.num_classes
-    if classes and data.labels is None:
-        raise BadInput(f"the model is asked by class label, and {data.spec} has no labels")
-    if classes and data.labels is not None and int(data.labels.max()) >= classes:
-        raise BadInput(
-            f"{data.spec} has labels up to {int(data.labels.max())}, the model's classes are 0 to {classes - 1}"
-        )
-
-
-def check_target_kinds(wanted: Sequence[targets.Target], family: str) -> None:
-    """Raise BadInput for a kind of target that the family cannot take."""
-    allowed = families.FAMILIES[family].targets
-    for target in wanted:
-        if target.kind not in allowed:
-            raise BadInput(f"target {target}: family {family} takes {listing(f'{k}:...' for k in allowed)} only")
 
 
 def _check_needs(method: GradientMethod, model: Model) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from erasediff.api.directory import RunDirectory
-from erasediff.errors import BadInput, Interrupted, StoppedShort
+from erasediff.errors import BadInput, Interrupted, StoppedShort, unknown
 from erasediff.families.base import Model
 from erasediff.files import weight_hashes, write_atomic, write_json
 from erasediff.provenance import RUN_SCHEMA, machine, versions
@@ -152,11 +153,6 @@ def _raise_short(outcome: Outcome, place: RunDirectory | None, record: dict[str,
 
 def with_fields(config: TrainingConfig | None, default: TrainingConfig, fields: dict[str, Any]) -> TrainingConfig:
     """``config``, or ``default`` with the given fields replaced. Raises BadInput for an unknown field."""
-    from dataclasses import fields as fields_of
-    from dataclasses import replace
-
-    from erasediff.errors import unknown
-
     allowed: Sequence[str] = [f.name for f in fields_of(TrainingConfig)]
     for name in fields:
         if name not in allowed:

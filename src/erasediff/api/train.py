@@ -9,18 +9,15 @@ from typing import Any
 
 import torch
 
-from erasediff.api.directory import RunDirectory
-from erasediff.api.run import Run, complete, new_record, resumed, with_fields
+from erasediff.api.launch import Job, launch
+from erasediff.api.run import Run, new_record, with_fields
 from erasediff.data import sources, targets
-from erasediff.data.pairs import Pairs
 from erasediff.data.sources import ImageData
 from erasediff.errors import listing
 from erasediff.families.architecture import Architecture
 from erasediff.methods.fine_tune import FineTune
 from erasediff.randomness import derived_seed
 from erasediff.training.config import TRAIN_DEFAULTS, TrainingConfig
-from erasediff.training.loop import start
-from erasediff.training.processes import Processes
 
 
 def train(
@@ -66,25 +63,22 @@ def train(
         data={"spec": images.spec, "sha256": images.fingerprint(), "n": len(rows)},
         architecture={**asdict(architecture), "block_out_channels": list(architecture.channels(images.image_shape[1]))},
     )
-    place = RunDirectory(Path(output_dir)) if output_dir is not None else None
-    if place is not None:
-        place.claim(overwrite=overwrite, resume=resume_from_checkpoint is not None)
-    checkpoint = resumed(place, record, resume_from_checkpoint) if place is not None else None
-    processes = Processes.start(report_to=config.report_to, directory=place.path if place else None)
-    pairs = Pairs(
-        images,
-        rows,
-        None,
-        batch_size=config.train_batch_size * config.gradient_accumulation_steps,
-        seed=config.seed,
-        device=processes.device,
-        rank=processes.rank,
-        world=processes.world,
-    )
-    session = start(
-        model, method, pairs, config, processes=processes, dropout=architecture.dropout > 0, checkpoint=checkpoint
-    )
-    if place is not None and processes.is_main:
-        place.open(record, fresh=checkpoint is None)
     title = f"train without {listing(left_out)}" if left_out else "train"
-    return complete(session, record, place, title=title, quiet=quiet)
+    job = Job(
+        model=model,
+        method=method,
+        data=images,
+        retain=rows,
+        forget=None,
+        config=config,
+        dropout=architecture.dropout > 0,
+    )
+    return launch(
+        job,
+        record,
+        title=title,
+        output_dir=output_dir,
+        overwrite=overwrite,
+        resume_from_checkpoint=resume_from_checkpoint,
+        quiet=quiet,
+    )

@@ -1,0 +1,65 @@
+"""What a user hands to erase and audit: targets, models and data, made into objects and checked against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from erasediff import families
+from erasediff.api.directory import read_run
+from erasediff.data import sources, targets
+from erasediff.data.sources import ImageData
+from erasediff.errors import BadInput, listing
+from erasediff.families.base import Model, check_images
+from erasediff.files import weight_hashes
+
+
+def parsed_targets(target: targets.Target | str | Sequence[targets.Target | str]) -> list[targets.Target]:
+    """One target or several, as objects or text -> a list of objects. Raises BadInput for none."""
+    several = [target] if isinstance(target, (str, targets.Class, targets.Samples, targets.Concept)) else list(target)
+    if not several:
+        raise BadInput("no target given; name at least one, such as class:7")
+    return [targets.parse(t) if isinstance(t, str) else t for t in several]
+
+
+def load_model(model: Any) -> tuple[Model, Path | None, dict[str, str] | None]:
+    """A model that may be changed, the path it came from (if any) and the hashes of its weight files."""
+    if isinstance(model, (str, Path)):
+        directory = families.locate(model)
+        return families.load(directory), directory, weight_hashes(directory)
+    if hasattr(model, "directory") and hasattr(model, "record") and hasattr(model, "model"):  # a Run
+        return load_model(model.directory) if model.directory else load_model(model.pipeline)
+    return families.adopt(model), None, None
+
+
+def load_data(data: ImageData | str | None, source: Path | None) -> ImageData:
+    """The data given, or that which the model's own run.json names. Raises BadInput where neither is there."""
+    if isinstance(data, ImageData):
+        return data
+    if data is None:
+        try:
+            data = read_run(source or "")[1]["data"]["spec"]
+        except (BadInput, KeyError):
+            raise BadInput("no data given, and the model has no run.json that names its data; give --data") from None
+    return sources.load(str(data))
+
+
+def check_fit(model: Model, data: ImageData) -> None:
+    """Raise BadInput unless the model takes these images and labels."""
+    check_images(model, data.image_shape)
+    classes = model.conditions.num_classes
+    if classes and data.labels is None:
+        raise BadInput(f"the model is asked by class label, and {data.spec} has no labels")
+    if classes and data.labels is not None and int(data.labels.max()) >= classes:
+        raise BadInput(
+            f"{data.spec} has labels up to {int(data.labels.max())}, the model's classes are 0 to {classes - 1}"
+        )
+
+
+def check_target_kinds(wanted: Sequence[targets.Target], family: str) -> None:
+    """Raise BadInput for a kind of target that the family cannot take."""
+    allowed = families.FAMILIES[family].targets
+    for target in wanted:
+        if target.kind not in allowed:
+            raise BadInput(f"target {target}: family {family} takes {listing(f'{k}:...' for k in allowed)} only")
