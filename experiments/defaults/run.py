@@ -1,8 +1,9 @@
 """Which defaults of EraseDiff are best: one factor at a time around a centre, on several data sets and seeds.
 
     python experiments/defaults/run.py --data digits --seeds 0 1 2 --output_dir runs/defaults-digits
-    python experiments/defaults/run.py --data mnist:path/to/mnist --seeds 0 --train_steps 1500 \
-        --block_out_channels 16 32 64 --per_class 40 --output_dir runs/defaults-mnist
+    python experiments/defaults/small_mnist.py path/to/mnist small-mnist.npz
+    python experiments/defaults/run.py --data small-mnist.npz --seeds 0 --train_steps 1000 --per_class 40 \
+        --output_dir runs/defaults-mnist
 
 Base models, the judge and finished trials stay in the output directory, so that an interrupted run goes on. Writes
 results-SEED.json (a row a trial) and table.md (a row a setting: means over seeds, worst seed for what must not fail).
@@ -144,7 +145,7 @@ def main() -> None:
     arguments = parser.parse_args()
     place, data = arguments.output_dir, sources.load(arguments.data)
     if not (place / "judge").exists():
-        judge_for(None, data, 0, print).save(place / "judge")
+        judge_for(None, data, 0, quiet=False).save(place / "judge")
     judge = Judge.load(place / "judge")
     for seed in arguments.seeds:
         results = place / f"results-{seed}.json"  # a file a seed, so that seeds may run side by side

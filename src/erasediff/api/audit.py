@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 
 from erasediff.api.directory import read_run
 from erasediff.api.inputs import check_fit, check_target_kinds, load_data, load_model, parsed_targets
 from erasediff.auditing.classifier import Judge, train_classifier
-from erasediff.auditing.examine import Pictures, Question, examine
+from erasediff.auditing.examine import Pictures, Question, examine, planned_samples
 from erasediff.auditing.features import EXTRACTORS
 from erasediff.auditing.result import ERASED, AuditResult, parse_requirement
 from erasediff.auditing.suite import SUITES
@@ -116,11 +116,10 @@ def audit(
     check_target_kinds(wanted, erased.family)
     split = targets.split(wanted, images)
     place = _place(output_dir, overwrite)
-    say = _speaker(quiet)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for subject in subjects.values():
         subject.denoiser.to(device)
-    judge = judge_for(classifier, images, seed, say)
+    judge = judge_for(classifier, images, seed, quiet=quiet)
     features = "pixels" if judge is None and features == "classifier" else features
     question = Question(
         target=listing(wanted),
@@ -134,9 +133,11 @@ def audit(
         suite=chosen_suite,
         guidance_scale=guidance_scale,
         seed=seed,
-        say=say,
     )
-    result, pictures = examine(subjects, question)
+    with tqdm(total=planned_samples(subjects, question), desc="audit", unit="sample", disable=quiet) as bar:
+        result, pictures = examine(
+            subjects, replace(question, tick=lambda count: bar.update(count), say=bar.set_postfix_str)
+        )
     result.setting.update(
         versions=versions(),
         machine=machine(),
@@ -145,13 +146,12 @@ def audit(
     )
     done = Audit(result, pictures, record)
     if place is not None:
-        say("writing the report")
         _write(done, judge, place, source)
     result.require(*require)
     return done
 
 
-def judge_for(given: str | Path | Judge | None, data: ImageData, seed: int, say: Callable[[str], None]) -> Judge | None:
+def judge_for(given: str | Path | Judge | None, data: ImageData, seed: int, *, quiet: bool) -> Judge | None:
     """The judge given, or one trained on the training part of ``data``; ``None`` for data without labels."""
     if isinstance(given, Judge):
         return given
@@ -159,9 +159,14 @@ def judge_for(given: str | Path | Judge | None, data: ImageData, seed: int, say:
         return Judge.load(given)
     if data.labels is None:
         return None
-    say(f"training the judge on {data.spec}")
     kept, held = ~data.held_out, data.held_out
-    return train_classifier(
+    bar = tqdm(desc=f"judge trained on {data.spec}", unit="step", disable=quiet)
+
+    def progress(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    judge = train_classifier(
         data.floats(kept),
         data.labels[kept],
         num_classes=len(data.class_names),
@@ -169,7 +174,10 @@ def judge_for(given: str | Path | Judge | None, data: ImageData, seed: int, say:
         seed=seed,
         class_names=data.class_names,
         trained_on=f"{data.spec} (training part)",
+        progress=progress,
     )
+    bar.close()
+    return judge
 
 
 def _write(done: Audit, judge: Judge | None, place: Path, source: Path | None) -> None:
@@ -227,12 +235,3 @@ def _check_alike(name: str, subject: Model, erased: Model) -> None:
 
 def _sources(models: dict[str, Any]) -> dict[str, str]:
     return {k: str(getattr(v, "directory", v)) for k, v in models.items() if v is not None}
-
-
-def _speaker(quiet: bool) -> Callable[[str], None]:
-    def say(text: str) -> None:
-        if not quiet:
-            sys.stderr.write(f"audit: {text}\n")
-            sys.stderr.flush()
-
-    return say

@@ -54,6 +54,7 @@ class Question:
     guidance_scale: float
     seed: int
     say: Callable[[str], None] = lambda text: None
+    tick: Callable[[int], object] = lambda count: None
 
 
 def examine(subjects: Mapping[str, Model], question: Question) -> tuple[AuditResult, Pictures]:
@@ -84,12 +85,24 @@ def examine(subjects: Mapping[str, Model], question: Question) -> tuple[AuditRes
     return result, {name: _pictures(samples) for name, samples in drawn.items()}
 
 
+def planned_samples(subjects: Mapping[str, Model], question: Question) -> int:
+    """How many samples :func:`examine` will draw to be judged: the length of its progress bar."""
+    suite, total = question.suite, 0
+    for model in subjects.values():
+        classes = model.conditions.num_classes
+        total += suite.forget if question.classes else 0
+        total += suite.per_class * (classes - len(question.classes)) if classes else 0
+        total += suite.unconditional if not classes or model.conditions.null_label is not None else 0
+    return total
+
+
 def _draw(model: Model, question: Question) -> Samples:
     suite, samples = question.suite, {}
     common = {
         "seed": question.seed,
         "guidance_scale": question.guidance_scale,
         "num_inference_steps": suite.num_inference_steps,
+        "on_batch": question.tick,
     }
     retained = [c for c in range(model.conditions.num_classes) if c not in question.classes]
     if question.classes:
