@@ -22,6 +22,21 @@ def squares() -> ImageData:
     return make_squares()
 
 
+@pytest.fixture
+def small_audit(monkeypatch):
+    """The quick suite with a few samples, and a judge of a few steps: what is tested is the way, not the numbers."""
+    from dataclasses import replace
+    from functools import partial
+
+    import erasediff.api.audit as audit
+    from erasediff.auditing.suite import SUITES
+
+    few = {"forget": 20, "per_class": 5, "unconditional": 20, "num_inference_steps": 2, "resamples": 5}
+    few |= {"relearn_steps": 4, "relearn_samples": 8}
+    monkeypatch.setitem(SUITES, "quick", replace(SUITES["quick"], **few))
+    monkeypatch.setattr(audit, "train_classifier", partial(audit.train_classifier, steps=40))
+
+
 def make_squares(count: int = 80, classes: int = 4) -> ImageData:
     rng = np.random.default_rng(0)
     labels = np.arange(count) % classes

@@ -54,7 +54,7 @@ def test_several_targets_at_once(squares):
     assert run.model.conditions.excluded == (1, 2)
 
 
-def test_samples_of_an_unconditional_model(squares, tmp_path):
+def test_samples_of_an_unconditional_model(squares, tmp_path, small_audit):
     (tmp_path / "list.txt").write_text("0\n1\n2\n3\n")
     run = erasediff.erase(
         tiny.unet2d(classes=0).pipeline(),

@@ -37,7 +37,7 @@ def test_erase_takes_its_data_from_the_base_run(house):
 
 
 @pytest.mark.slow
-def test_audit_compare_export_and_purge(house, tmp_path, capsys):
+def test_audit_compare_export_and_purge(house, tmp_path, capsys, small_audit):
     audit = ["audit", str(house / "erased"), "--base", str(house / "base"), "--retrained", str(house / "retrained")]
     audit += ["--output_dir", str(tmp_path / "audit"), "--quiet"]
     assert main(audit) == 0
