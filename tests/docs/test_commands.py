@@ -114,7 +114,7 @@ def test_cheap_commands_run(where, argv, capsys):
     [
         ["eraze", "m"],
         ["erase", "m", "--target", "class:1", "--output_dir", "x", "--method.etta", "1"],
-        ["erase", "m", "--target", "class:1", "--output_dir", "x", "--method", "salun"],
+        ["erase", "m", "--target", "class:1", "--output_dir", "x", "--method", "saloon"],
         ["erase", "m", "--target", "class:1", "--output_dir", "x", "--method.rule", "dynamic_barier"],
         ["erase", "m", "--target", "clas:1", "--output_dir", "x"],
         ["train", "--data", "digits", "--output_dir", "x", "--lr_scheduler", "cosin"],

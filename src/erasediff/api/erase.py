@@ -88,10 +88,11 @@ def erase(
 
 def _check_needs(method: GradientMethod, model: Model) -> None:
     name, needs, conditions = _name_of(method), method.needs, model.conditions
+    without = [n for n in METHODS if not METHODS[n]().needs.classes]
     if needs.classes and len(conditions.classes()) < 2 - bool(conditions.excluded):
         raise BadInput(
             f"method {name} relabels forget samples to another class, and this model has none; "
-            "use --method.forget_target noise"
+            f"use --method.forget_target noise (erasediff, weighted_sum), or one of: {listing(without)}"
         )
     if needs.null_condition and conditions.num_classes and conditions.null_label is None:
         raise BadInput(f"method {name} needs a null condition, and this model has none; use another forget_target")

@@ -10,6 +10,7 @@ METHODS = Registry(
         "fine_tune": "erasediff.methods.fine_tune:FineTune",
         "grad_diff": "erasediff.methods.neg_grad:GradDiff",
         "neg_grad": "erasediff.methods.neg_grad:NegGrad",
+        "salun": "erasediff.methods.salun:SalUn",
         "weighted_sum": "erasediff.methods.weighted_sum:WeightedSum",
     },
 )
