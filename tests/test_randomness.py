@@ -12,7 +12,6 @@ from erasediff.training.context import Context
 from erasediff.training.parameters import select
 from erasediff.training.processes import Processes
 
-
 GOLDEN = 391996222612941290
 
 
