@@ -50,6 +50,13 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
+def check_one_of(what: str, given: str, allowed: Iterable[str]) -> None:
+    """Raise BadInput unless ``given`` is among ``allowed``, which are named in their own order."""
+    names = list(allowed)
+    if given not in names:
+        raise BadInput(f"{what} {given!r} is unknown{nearest(given, names)}; allowed: {listing(names)}")
+
+
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> BadInput:
     """The error for a name that is not in a table: the name, its nearest neighbour and all that is allowed."""
     names = sorted(allowed)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -25,9 +26,13 @@ class Registry(Mapping[str, Any]):
         self.group = group
         self._builtin = dict(builtin)
 
+    @cached_property
+    def _installed(self) -> dict[str, str]:
+        return {e.name: e.value for e in entry_points(group=self.group)}  # reads every installed package's metadata
+
     def _rows(self) -> dict[str, str]:
         # Built-in rows win: an installed package cannot silently replace what a name means.
-        return {e.name: e.value for e in entry_points(group=self.group)} | self._builtin
+        return self._installed | self._builtin
 
     def __getitem__(self, name: str) -> Any:
         rows = self._rows()

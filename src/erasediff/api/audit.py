@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from erasediff.api.directory import read_run
+from erasediff.api.directory import read_run, refuse_occupied
 from erasediff.api.inputs import check_fit, check_target_kinds, load_data, load_model, parsed_targets
 from erasediff.auditing.classifier import Judge, train_classifier
 from erasediff.auditing.examine import Pictures, Question, examine, planned_samples
@@ -24,7 +24,7 @@ from erasediff.families.base import Model
 from erasediff.files import writable, write_atomic, write_json
 from erasediff.provenance import machine, versions
 from erasediff.report.card import model_card
-from erasediff.report.page import render
+from erasediff.report.page import render, write
 
 GOALS = ("data", "concept")
 FILES = ("audit.json", "report.html")
@@ -56,7 +56,7 @@ class Audit:
 
     def to_html(self, path: str | Path) -> Path:
         """Write the report to ``path``."""
-        write_atomic(Path(path), self.html())
+        write(path, self.html())
         return Path(path)
 
 
@@ -110,15 +110,14 @@ def audit(
     for name, other in others.items():
         if other is not None:
             subjects[name], _, weights[name] = load_model(other)
-    for name, subject in subjects.items():
-        check_fit(subject, images)
-        _check_alike(name, subject, erased)
+    _check_subjects(subjects, images)
     check_target_kinds(wanted, erased.family)
     split = targets.split(wanted, images)
-    place = _place(output_dir, overwrite)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = Path(output_dir) if output_dir is not None else None
+    if place is not None:
+        refuse_occupied(place, FILES, overwrite=overwrite, what="an audit")
     for subject in subjects.values():
-        subject.denoiser.to(device)
+        subject.denoiser.to("cuda" if torch.cuda.is_available() else "cpu")
     judge = judge_for(classifier, images, seed, quiet=quiet)
     features = "pixels" if judge is None and features == "classifier" else features
     question = Question(
@@ -192,20 +191,6 @@ def _write(done: Audit, judge: Judge | None, place: Path, source: Path | None) -
         write_atomic(directory.card, model_card(done.run, done.result))
 
 
-def _place(output_dir: str | Path | None, overwrite: bool) -> Path | None:
-    if output_dir is None:
-        return None
-    place = Path(output_dir)
-    if place.exists() and not place.is_dir():
-        raise BadInput(f"output_dir {place} is a file; give a directory")
-    there = [name for name in FILES if (place / name).exists()]
-    if there and not overwrite:
-        raise BadInput(
-            f"output_dir {place} already holds an audit ({listing(there)}); give another one, or --overwrite"
-        )
-    return place
-
-
 def _one_of(what: str, given: str, allowed: Any) -> Any:
     if given not in allowed:
         raise unknown(what, given, allowed)
@@ -223,6 +208,12 @@ def _recorded_target(record: dict[str, Any] | None) -> list[str]:
     if not record or not record.get("target"):
         raise BadInput("no target given, and the model has no run.json that names one; give --target")
     return [str(t) for t in record["target"]]
+
+
+def _check_subjects(subjects: dict[str, Model], images: ImageData) -> None:
+    for name, subject in subjects.items():
+        check_fit(subject, images)
+        _check_alike(name, subject, subjects[ERASED])
 
 
 def _check_alike(name: str, subject: Model, erased: Model) -> None:

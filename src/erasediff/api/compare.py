@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from erasediff.api.directory import read_run
+from erasediff.api.directory import read_run, refuse_occupied
 from erasediff.auditing.result import ERASED, AuditResult, Measurement, Verdict
 from erasediff.errors import BadInput, listing
 from erasediff.files import read_json, writable, write_atomic, write_json
-from erasediff.report import comparison
+from erasediff.report import comparison, page
 from erasediff.report.tables import markdown
 
 SCHEMA = 1
@@ -64,8 +64,8 @@ def compare(runs: Sequence[str | Path], *, output_dir: str | Path | None = None,
         raise BadInput("no run given; name at least one audited run")
     _check_comparable(entries)
     place = Path(output_dir) if output_dir is not None else None
-    if place is not None and (place / "compare.json").exists() and not overwrite:
-        raise BadInput(f"output_dir {place} already holds a comparison; give another one, or --overwrite")
+    if place is not None:
+        refuse_occupied(place, ["compare.json"], overwrite=overwrite, what="a comparison")
     labels = _labels(entries)
     first = entries[0].audit
     found: list[Measurement] = [m for m in first.measurements if m.subject != ERASED]
@@ -79,7 +79,7 @@ def compare(runs: Sequence[str | Path], *, output_dir: str | Path | None = None,
             place.mkdir(parents=True, exist_ok=True)
             write_json(place / "compare.json", made.to_dict())
             write_atomic(place / "table.md", markdown(made.result))
-            write_atomic(place / "report.html", comparison.render(made.result, _facts(made)))
+            page.write(place / "report.html", comparison.render(made.result, _facts(made)))
     return made
 
 

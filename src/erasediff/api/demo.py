@@ -10,11 +10,11 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from erasediff.api.audit import Audit, audit
+from erasediff.api.directory import refuse_occupied
 from erasediff.api.erase import erase
 from erasediff.api.run import Run
 from erasediff.api.train import train
 from erasediff.data.targets import Class
-from erasediff.errors import BadInput
 from erasediff.methods.erasediff import EraseDiff
 from erasediff.methods.fine_tune import FineTune
 
@@ -36,9 +36,7 @@ def demo(
     Writes base, retrained, control, erased and audit below ``output_dir``. Raises BadInput if they are there.
     """
     place = Path(output_dir)
-    there = [name for name in PARTS if (place / name).exists()]
-    if there and not overwrite:
-        raise BadInput(f"output_dir {place} already holds {', '.join(there)}; give another one, or --overwrite")
+    refuse_occupied(place, PARTS, overwrite=overwrite)
     begun = time.perf_counter()
 
     def told(number: int, text: str) -> None:

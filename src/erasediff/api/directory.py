@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from erasediff.errors import BadInput
+from erasediff.errors import BadInput, listing
 from erasediff.files import read_json, writable, write_json
 from erasediff.provenance import RUN_SCHEMA
 
@@ -72,6 +73,16 @@ class RunDirectory:
         if record.get("schema") != RUN_SCHEMA:
             raise BadInput(f"{self.record} has schema {record.get('schema')!r}; this version reads {RUN_SCHEMA}")
         return record
+
+
+def refuse_occupied(place: Path, names: Iterable[str], *, overwrite: bool, what: str = "") -> None:
+    """Raise BadInput if ``place`` is a file, or holds one of ``names`` and is not to be overwritten."""
+    if place.exists() and not place.is_dir():
+        raise BadInput(f"output_dir {place} is a file; give a directory")
+    there = [name for name in names if (place / name).exists()]
+    if there and not overwrite:
+        held = f"{what} ({listing(there)})" if what else listing(there)
+        raise BadInput(f"output_dir {place} already holds {held}; give another one, or --overwrite")
 
 
 def read_run(path: str | Path) -> tuple[RunDirectory, dict[str, Any]]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any
 
 from erasediff.api.inputs import check_fit, check_target_kinds, load_data, load_model, parsed_targets
 from erasediff.api.launch import Job, launch
-from erasediff.api.run import Run, new_record, with_fields
+from erasediff.api.run import Run, check_fields, new_record, with_fields
 from erasediff.data import targets
 from erasediff.data.sources import ImageData
-from erasediff.errors import BadInput, listing, unknown
+from erasediff.errors import BadInput, listing
 from erasediff.families.base import Model
 from erasediff.methods import METHODS
 from erasediff.methods.base import GradientMethod
@@ -88,8 +87,8 @@ def erase(
 
 def _check_needs(method: GradientMethod, model: Model) -> None:
     name, needs, conditions = _name_of(method), method.needs, model.conditions
-    without = [n for n in METHODS if not METHODS[n]().needs.classes]
     if needs.classes and len(conditions.classes()) < 2 - bool(conditions.excluded):
+        without = [n for n in METHODS if not METHODS[n]().needs.classes]
         raise BadInput(
             f"method {name} relabels forget samples to another class, and this model has none; "
             f"use --method.forget_target noise (erasediff, weighted_sum), or one of: {listing(without)}"
@@ -121,10 +120,7 @@ def _name_of(method: GradientMethod) -> str:
 def method_named(name: str, fields: dict[str, Any]) -> GradientMethod:
     """The method of that name with ``fields`` set. Raises BadInput for an unknown name or field."""
     kind = METHODS[name]
-    allowed = [f.name for f in fields_of(kind)]
-    for field in fields:
-        if field not in allowed:
-            raise unknown(f"field of method {name}", field, allowed)
+    check_fields(f"field of method {name}", kind, fields)
     made: GradientMethod = kind(**fields)
     return made
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from erasediff import families
-from erasediff.errors import BadInput, listing, nearest
+from erasediff.errors import BadInput, check_one_of, listing
 
 FORMS = ("full", "lora", "single_file", "comfyui")
 
 
 def export(run: str | Path, to: str, output_dir: str | Path, *, overwrite: bool = False) -> Path:
     """Write the model of ``run`` to ``output_dir`` and return that. Raises BadInput for a form its family lacks."""
-    if to not in FORMS:
-        raise BadInput(f"--to {to!r} is unknown{nearest(to, FORMS)}; allowed: {listing(FORMS)}")
+    check_one_of("--to", to, FORMS)
     directory = families.locate(run)
     family = families.family_of(directory)
     if to not in family.exports:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from dataclasses import fields as fields_of
 from pathlib import Path
@@ -113,7 +113,7 @@ def complete(
     if outcome.stop.reason in ("interrupted", "diverged"):
         _raise_short(outcome, place, record, main)
     if session.average is not None:
-        session.average.model.copy_to(session.trained.values())
+        session.average.apply()
     session.model.denoiser.eval().requires_grad_(True)
     if place is not None and main:
         session.model.save(place.model)
@@ -153,8 +153,13 @@ def _raise_short(outcome: Outcome, place: RunDirectory | None, record: dict[str,
 
 def with_fields(config: TrainingConfig | None, default: TrainingConfig, fields: dict[str, Any]) -> TrainingConfig:
     """``config``, or ``default`` with the given fields replaced. Raises BadInput for an unknown field."""
-    allowed: Sequence[str] = [f.name for f in fields_of(TrainingConfig)]
-    for name in fields:
-        if name not in allowed:
-            raise unknown("training field", name, allowed)
+    check_fields("training field", TrainingConfig, fields)
     return replace(config or default, **fields)
+
+
+def check_fields(what: str, kind: type, given: Iterable[str]) -> None:
+    """Raise BadInput for a name in ``given`` that is no field of the dataclass ``kind``."""
+    allowed = [f.name for f in fields_of(kind)]
+    for name in given:
+        if name not in allowed:
+            raise unknown(what, name, allowed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -18,7 +17,9 @@ from safetensors.torch import save as tensor_bytes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from erasediff.data.sources import as_floats
 from erasediff.errors import BadInput
+from erasediff.files import write_atomic, write_json
 
 SMALLEST_SIDE = 8
 WEIGHTS_FILE, RECORD_FILE = "classifier.safetensors", "classifier.json"
@@ -122,8 +123,8 @@ class Judge:
             "name": self.name,
             "weights_sha256": hashlib.sha256(weights).hexdigest(),  # so that files of two judges are never mixed
         }
-        _write_whole(folder / WEIGHTS_FILE, weights)
-        _write_whole(folder / RECORD_FILE, json.dumps(record, indent=2).encode())
+        write_atomic(folder / WEIGHTS_FILE, weights)
+        write_json(folder / RECORD_FILE, record)
 
     @classmethod
     def load(cls, directory: str | Path) -> Judge:
@@ -269,10 +270,4 @@ def _checked(images: Tensor, labels: Tensor, num_classes: int, role: str) -> tup
 def _as_float(images: Tensor) -> Tensor:
     if images.ndim != 4:
         raise BadInput(f"images must have the shape [N, C, H, W]; got {list(images.shape)}")
-    return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images.float()
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(path)
+    return as_floats(images) if images.dtype == torch.uint8 else images.float()

@@ -61,10 +61,11 @@ def examine(subjects: Mapping[str, Model], question: Question) -> tuple[AuditRes
     """Measure each subject (``erased`` first) and state what can be said of the erased one."""
     found: list[Measurement] = []
     drawn: dict[str, Samples] = {}
+    real = extractor(question.features, question.judge)(question.data.floats(question.retain))
     for name, model in subjects.items():
         question.say(f"{name}: drawing and judging samples")
         drawn[name] = _draw(model, question)
-        found += _judged(name, drawn[name], question)
+        found += _judged(name, model, drawn[name], real, question)
     if "base" in subjects:
         base = subjects["base"].denoiser.state_dict()
         for name in (n for n in subjects if n not in ("base", "retrained")):
@@ -91,7 +92,7 @@ def planned_samples(subjects: Mapping[str, Model], question: Question) -> int:
     for model in subjects.values():
         classes = model.conditions.num_classes
         total += suite.forget if question.classes else 0
-        total += suite.per_class * (classes - len(question.classes)) if classes else 0
+        total += suite.per_class * len(_retained(model, question))
         total += suite.unconditional if not classes or model.conditions.null_label is not None else 0
     return total
 
@@ -104,7 +105,7 @@ def _draw(model: Model, question: Question) -> Samples:
         "num_inference_steps": suite.num_inference_steps,
         "on_batch": question.tick,
     }
-    retained = [c for c in range(model.conditions.num_classes) if c not in question.classes]
+    retained = _retained(model, question)
     if question.classes:
         labels = torch.tensor(question.classes).repeat(-(-suite.forget // len(question.classes)))[: suite.forget]
         samples["forget"] = images(model, labels, suite.forget, kind="forget", **common)  # type: ignore[arg-type]
@@ -117,7 +118,7 @@ def _draw(model: Model, question: Question) -> Samples:
     return samples
 
 
-def _judged(name: str, samples: Samples, question: Question) -> list[Measurement]:
+def _judged(name: str, model: Model, samples: Samples, real: Tensor, question: Question) -> list[Measurement]:
     judge, seed, found = question.judge, question.seed, []
     if judge is not None and "forget" in samples:
         found += forget_measurements(judge.probabilities(samples["forget"]), question.classes, subject=name, seed=seed)
@@ -125,17 +126,15 @@ def _judged(name: str, samples: Samples, question: Question) -> list[Measurement
         probabilities = judge.probabilities(samples["unconditional"])
         found += unconditional_measurements(probabilities, question.classes, subject=name, seed=seed)
     if judge is not None and "retain" in samples:
-        asked = _retained_labels(question, len(samples["retain"]))
+        asked = torch.tensor(_retained(model, question)).repeat(question.suite.per_class)
         found += retain_measurements(
             judge.probabilities(samples["retain"]), asked, subject=name, class_names=question.data.class_names
         )
     drawn = samples.get("retain", samples.get("unconditional"))
     if drawn is not None:
-        features = extractor(question.features, judge)
-        real = question.data.floats(question.retain)
         found += distribution_measurements(
-            features(real),
-            features(drawn),
+            real,
+            extractor(question.features, judge)(drawn),
             subject=name,
             seed=seed,
             features=question.features,
@@ -144,9 +143,11 @@ def _judged(name: str, samples: Samples, question: Question) -> list[Measurement
     return found
 
 
-def _retained_labels(question: Question, count: int) -> Tensor:
-    retained = [c for c in range(len(question.data.class_names)) if c not in question.classes]
-    return torch.tensor(retained).repeat(-(-count // len(retained)))[:count]
+def _retained(model: Model, question: Question) -> list[int]:
+    """The classes of the data that are asked for and judged as retained; none of an unconditional model."""
+    if not model.conditions.num_classes:
+        return []
+    return [c for c in range(len(question.data.class_names)) if c not in question.classes]
 
 
 def _relearned(name: str, model: Model, question: Question) -> list[Measurement]:

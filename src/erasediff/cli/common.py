@@ -10,6 +10,7 @@ from erasediff.cli.bridge import Parser, from_config, read_config
 from erasediff.errors import BadInput
 
 GIVEN = argparse.SUPPRESS
+FORMATS = ("text", "json")
 
 
 def add_output(parser: Parser, *, required: bool = True) -> None:

@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 
 from erasediff.cli.bridge import Parser
-from erasediff.errors import BadInput, nearest
+from erasediff.cli.common import FORMATS
+from erasediff.errors import check_one_of
 from erasediff.provenance import machine, versions
 
 
@@ -14,8 +15,7 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser(prog="erasediff env", description="Versions and machine, for bug reports.")
     parser.add_argument("--format", metavar="text|json", default="text", help="json for programs (default: text)")
     form = parser.parse(argv)["format"]
-    if form not in ("text", "json"):
-        raise BadInput(f"--format {form!r} is unknown{nearest(form, ('text', 'json'))}; allowed: text, json")
+    check_one_of("--format", form, FORMATS)
     import torch
 
     found = {

@@ -8,7 +8,8 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from erasediff.cli.bridge import Parser
-from erasediff.errors import BadInput, listing, nearest
+from erasediff.cli.common import FORMATS
+from erasediff.errors import check_one_of, listing
 
 Row = dict[str, Any]
 
@@ -98,10 +99,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--format", metavar="text|json", default="text", help="json for programs (default: text)")
     given = parser.parse(argv)
     what, form = given["what"], given["format"]
-    if what not in TABLES:
-        raise BadInput(f"list {what!r} is unknown{nearest(what, TABLES)}; allowed: {listing(TABLES)}")
-    if form not in ("text", "json"):
-        raise BadInput(f"--format {form!r} is unknown{nearest(form, ('text', 'json'))}; allowed: text, json")
+    check_one_of("list", what, TABLES)
+    check_one_of("--format", form, FORMATS)
     rows = TABLES[what]()
     if form == "json":
         print(json.dumps(rows, indent=2))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from erasediff.data.sources import ImageData
+from erasediff.data.sources import ImageData, as_floats
 from erasediff.errors import BadInput
 from erasediff.randomness import generator
 
@@ -112,5 +112,5 @@ class Pairs:
         start = self.rank * self.batch_size
         index = rows.at(step)[start : start + self.batch_size]
         labels = None if self.data.labels is None else self.data.labels[index].to(self.device)
-        images = self.data.images[index].to(self.device).float() / 127.5 - 1
+        images = as_floats(self.data.images[index].to(self.device))  # a quarter of the bytes travels
         return Batch(images, labels, index, rows.role, start, self.batch_size * self.world)

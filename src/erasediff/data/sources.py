@@ -51,7 +51,12 @@ class ImageData:
 
     def floats(self, indices: Tensor) -> Tensor:
         """Images [n, C, H, W] in [-1, 1]."""
-        return self.images[indices].float() / 127.5 - 1
+        return as_floats(self.images[indices])
+
+
+def as_floats(images: Tensor) -> Tensor:
+    """uint8 images in 0..255 -> float32 in [-1, 1], on the device they are on."""
+    return images.float() / 127.5 - 1
 
 
 def build(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from erasediff.errors import BadInput, listing, nearest
+from erasediff.errors import BadInput, check_one_of
 from erasediff.families import UNET2D
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
@@ -38,8 +38,7 @@ class Architecture:
 
     def __post_init__(self) -> None:
         for name, allowed in (("prediction_type", UNET2D.predictions), ("beta_schedule", BETA_SCHEDULES)):
-            if (word := getattr(self, name)) not in allowed:
-                raise BadInput(f"{name} {word!r} is unknown{nearest(word, allowed)}; allowed: {listing(allowed)}")
+            check_one_of(name, getattr(self, name), allowed)
         if any(c < 1 for c in self.block_out_channels) or self.layers_per_block < 1 or self.num_train_timesteps < 2:
             raise BadInput("block_out_channels and layers_per_block must be at least 1, num_train_timesteps at least 2")
         if not 0 <= self.dropout < 1:

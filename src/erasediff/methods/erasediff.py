@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from erasediff.data.pairs import Pair
-from erasediff.errors import BadInput, listing, nearest
+from erasediff.errors import BadInput, check_one_of
 from erasediff.methods.base import Direction, Needs, State, Stateless, StepContext, record
 from erasediff.methods.objectives import FORGET_TARGETS, RETAIN_OBJECTIVES, forget_objective
 from erasediff.solver import rules
@@ -61,8 +61,8 @@ class EraseDiff(Stateless):
     SUMMARY: ClassVar[str] = "constrained descent with a value function, solved to first order"
 
     def __post_init__(self) -> None:
-        _one_of("forget_target", self.forget_target, FORGET_TARGETS)
-        _one_of("retain", self.retain, RETAIN_OBJECTIVES)
+        check_one_of("forget_target", self.forget_target, FORGET_TARGETS)
+        check_one_of("retain", self.retain, RETAIN_OBJECTIVES)
         rules.find(self.rule)
         for name in ("null_share", "retain_null_share"):
             if not 0 <= getattr(self, name) <= 1:
@@ -115,9 +115,3 @@ class EraseDiff(Stateless):
         relabel = 1 + self.measures_slack + (self.repulsion > 0)
         frozen = {"relabel": relabel, "noise": 0, "unconditional": 1}[self.forget_target]
         return 6 + frozen + (self.retain == "distill")
-
-
-def _one_of(field: str, given: str, allowed: object) -> None:
-    names = list(allowed)  # type: ignore[call-overload]
-    if given not in names:
-        raise BadInput(f"{field} {given!r} is unknown{nearest(given, names)}; allowed: {listing(names)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from erasediff.errors import BadInput, listing, nearest
+from erasediff.errors import BadInput, check_one_of
 
 PRECISIONS = ("no", "bf16", "fp16")
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
@@ -78,8 +78,7 @@ class TrainingConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise BadInput(f"{name} must lie in [0, 1), got {getattr(self, name)}")
         for name, allowed in (("mixed_precision", PRECISIONS), ("lr_scheduler", SCHEDULES)):
-            if (word := getattr(self, name)) not in allowed:
-                raise BadInput(f"{name} {word!r} is unknown{nearest(word, allowed)}; allowed: {listing(allowed)}")
+            check_one_of(name, getattr(self, name), allowed)
 
 
 ERASE_DEFAULTS = TrainingConfig()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -56,37 +57,31 @@ class Context:
         """Enter a step: everything drawn from here on is a function of (seed, step, purpose)."""
         self.step = step
 
-    def _generator(self, batch: Batch, purpose: str) -> torch.Generator:
-        return generator(self.seed, self.step, f"{batch.role}/{purpose}", self.processes.device)
-
-    def _rows(self, batch: Batch) -> slice:
-        return slice(batch.start, batch.start + len(batch))
+    def _drawn(self, batch: Batch, purpose: str, draw: Callable[..., Tensor], *shape: int) -> Tensor:
+        """This batch's rows [b, *shape] of what ``draw`` makes for the whole batch."""
+        device = self.processes.device
+        source = generator(self.seed, self.step, f"{batch.role}/{purpose}", device)
+        whole = draw((batch.total, *shape), generator=source, device=device)
+        return whole[batch.start : batch.start + len(batch)]
 
     def uniform(self, batch: Batch, purpose: str) -> Tensor:
-        drawn = torch.rand(batch.total, generator=self._generator(batch, purpose), device=self.processes.device)
-        return drawn[self._rows(batch)]
+        return self._drawn(batch, purpose, torch.rand)
 
     def uniform_like(self, batch: Batch, like: Tensor, purpose: str) -> Tensor:
-        shape = (batch.total, *like.shape[1:])
-        drawn = torch.rand(shape, generator=self._generator(batch, purpose), device=self.processes.device)
-        return drawn[self._rows(batch)]
+        return self._drawn(batch, purpose, torch.rand, *like.shape[1:])
 
     def noised(self, batch: Batch, *, t: Tensor | None = None, noise: Tensor | None = None) -> Noisy:
-        x_0, device = self.model.encode(batch.images), self.processes.device
+        x_0 = self.model.encode(batch.images)
         if t is None:
-            steps = self.model.noising.num_train_timesteps
-            draws = torch.randint(steps, (batch.total,), generator=self._generator(batch, "t"), device=device)
-            t = draws[self._rows(batch)]
+            t = self._drawn(batch, "t", partial(torch.randint, self.model.noising.num_train_timesteps))
         if noise is None:
-            shape = (batch.total, *x_0.shape[1:])
-            drawn = torch.randn(shape, generator=self._generator(batch, "noise"), device=device)
-            noise = drawn[self._rows(batch)]
+            noise = self._drawn(batch, "noise", torch.randn, *x_0.shape[1:])
         return self.model.noising.noised(x_0, noise, t)
 
     def predict(self, noisy: Noisy, condition: Condition, *, frozen: bool = False) -> Tensor:
-        if frozen and self.teacher is None:
+        denoiser = self.teacher if frozen else self.student
+        if denoiser is None:
             raise BadInput("this method asks the frozen model but does not declare needs.frozen")
-        denoiser = self.teacher if frozen and self.teacher is not None else self.student
         x_t = noisy.x_t.contiguous(memory_format=self.layout)
         with torch.no_grad() if frozen else nullcontext(), self._autocast():
             return self.model.ask(denoiser, x_t, noisy.t, condition).float()

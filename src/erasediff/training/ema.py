@@ -21,11 +21,15 @@ class Average:
     def step(self) -> None:
         self.model.step(self.parameters.values())
 
+    def apply(self) -> None:
+        """Put the averaged weights into the model."""
+        self.model.copy_to(self.parameters.values())
+
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Within the block the model carries the averaged weights."""
         held = [p.detach().clone() for p in self.parameters.values()]
-        self.model.copy_to(self.parameters.values())
+        self.apply()
         try:
             yield
         finally:
