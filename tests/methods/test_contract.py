@@ -124,6 +124,14 @@ def test_what_a_method_declares(name):
     assert kind().forward_equivalents() > 0
 
 
+@pytest.mark.parametrize(("name", "family"), EVERY)
+def test_the_declared_cost_of_a_step_is_the_measured_one(name, family, squares):
+    s = session(name, family, squares)
+    s.context.spent = 0.0
+    s.method.direction(s.context, s.pairs.at(0), s.state)
+    assert s.context.spent / s.pairs.batch_size == s.method.forward_equivalents()
+
+
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_every_rule_steps(rule, squares):
     method = METHODS["erasediff"](rule=rule)

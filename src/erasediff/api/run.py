@@ -126,15 +126,16 @@ def complete(
 
 
 def _ending(session: Session, outcome: Outcome, seconds: float, first: int) -> dict[str, Any]:
-    taken = outcome.steps - first
+    context, preparation = session.context, session.preparation_seconds
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
     return {
         "steps": outcome.steps,
         "stopped": {"reason": outcome.stop.reason, "detail": outcome.stop.detail},
         "cost": {
-            "seconds": seconds,
-            "steps": taken,
-            "forward_equivalents": taken * session.method.forward_equivalents(),
+            "seconds": preparation + seconds,
+            "preparation_seconds": preparation,
+            "steps": outcome.steps - first,
+            "forward_equivalents": context.spent / session.pairs.batch_size,
             "peak_memory_bytes": peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         },
     }

@@ -70,11 +70,22 @@ class StepContext(Protocol):
     def gradients(self, *terms: tuple[Objective, Batch]) -> list[Term]:
         """Whole-batch losses and gradients of each term; micro-batches, precision and synchronisation happen here."""
 
+    def joint_gradients(self, objective: JointObjective, first: Batch, second: Batch) -> list[Term]:
+        """As :meth:`gradients`, for an objective over two batches of one size that has several losses in one forward."""
+
+    def generate(self, labels: Tensor | None, count: int, purpose: str, *, num_inference_steps: int) -> Tensor:
+        """Images [count, C, H, W] in [-1, 1] drawn from the frozen model, without guidance; ``labels``: [count]."""
+
+    def weights(self) -> list[Tensor]:
+        """The weights that are trained, as they are now, without a graph; in the order of every gradient list."""
+
     def moments(self) -> Moments | None:
         """Adam's state before this step, or ``None`` under another optimiser."""
 
 
 Objective = Callable[[StepContext, Batch], Losses]
+JointObjective = Callable[[StepContext, Batch, Batch], Sequence[Losses]]
+"""Of a retain and a forget batch with the same rows: the losses share a forward pass."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from erasediff.data.pairs import Batch
 from erasediff.errors import BadInput
 from erasediff.families.base import Condition, Model, Noisy
-from erasediff.methods.base import Objective, Term
+from erasediff.families.sampling import sample
+from erasediff.methods.base import JointObjective, Objective, Term
 from erasediff.randomness import derived_seed, generator
 from erasediff.solver.adam import Moments
+from erasediff.solver.gram import Gradients
 from erasediff.training.processes import Processes
 
+FORWARD_AND_BACKWARD = 3  # in forwards: a backward costs two
 AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -47,6 +50,8 @@ class Context:
         self.dtype = AUTOCAST[mixed_precision]
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.optimizer = optimizer
+        # What was asked of the network so far, in forwards of one sample: measured, not declared.
+        self.spent = 0.0
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=mixed_precision == "fp16")
         model.denoiser.train(dropout)
         # theta_0 is copied before anyone can step; it never needs a graph.
@@ -82,6 +87,7 @@ class Context:
         denoiser = self.teacher if frozen else self.student
         if denoiser is None:
             raise BadInput("this method asks the frozen model but does not declare needs.frozen")
+        self.spent += len(noisy.x_t) * (1 if frozen else FORWARD_AND_BACKWARD)
         x_t = noisy.x_t.contiguous(memory_format=self.layout)
         with torch.no_grad() if frozen else nullcontext(), self._autocast():
             return self.model.ask(denoiser, x_t, noisy.t, condition).float()
@@ -108,18 +114,74 @@ class Context:
                 # Divided by this process's rows: DDP then averages over processes.
                 self.scaler.scale(losses.loss.sum() / len(batch)).backward()
             parts.append([None if x is None else x.detach() for x in losses])
-        scale = self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
-        lifted = []
+        lifted = [p.grad for p in self.trained]
         for parameter in self.trained:
-            grad = parameter.grad
             parameter.grad = None
-            lifted.append(torch.zeros_like(parameter) if grad is None else grad if scale == 1.0 else grad / scale)
+        return self._term(self._unscaled(lifted), parts)
+
+    def joint_gradients(self, objective: JointObjective, first: Batch, second: Batch) -> list[Term]:
+        """Several losses of one forward pass: what they share is computed once, each has a backward of its own."""
+        totals: list[list[Tensor | None]] = []
+        parts: list[list[list[Tensor | None]]] = []
+        for pair in zip(first.split(self.micro_batch), second.split(self.micro_batch), strict=True):
+            self._seed_dropout(pair[0])
+            with self._unsynchronised(True):
+                found = objective(self, *pair)
+            totals = totals or [[None] * len(self.trained) for _ in found]
+            parts = parts or [[] for _ in found]
+            for number, losses in enumerate(found):
+                mean = self.scaler.scale(losses.loss.sum() / len(first))
+                more = number + 1 < len(found)
+                grads = torch.autograd.grad(mean, self.trained, retain_graph=more, allow_unused=True)
+                totals[number] = [_added(a, b) for a, b in zip(totals[number], grads, strict=True)]
+                parts[number].append([None if x is None else x.detach() for x in losses])
+        # These gradients never passed through ``.grad``, so nothing has averaged them over the processes yet.
+        averaged = [self.processes.averaged(self._unscaled(total)) for total in totals]
+        return [self._term(gradients, column) for gradients, column in zip(averaged, parts, strict=True)]
+
+    def _unscaled(self, gradients: Sequence[Tensor | None]) -> list[Tensor]:
+        scale = self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
+        return [
+            torch.zeros_like(p) if g is None else g if scale == 1.0 else g / scale
+            for p, g in zip(self.trained, gradients, strict=True)
+        ]
+
+    def _term(self, gradients: Gradients, parts: Sequence[Sequence[Tensor | None]]) -> Term:
         loss, floor, denoise = (self._whole(column) for column in zip(*parts, strict=True))
         if loss is None:
             raise BadInput("an objective returned no loss")
-        return Term(lifted, loss, floor, denoise)
+        return Term(gradients, loss, floor, denoise)
 
-    def _whole(self, column: tuple[Tensor | None, ...]) -> Tensor | None:
+    @torch.no_grad()
+    def generate(self, labels: Tensor | None, count: int, purpose: str, *, num_inference_steps: int) -> Tensor:
+        if self.teacher is None:
+            raise BadInput("this method draws from the frozen model but does not declare needs.frozen")
+        device = self.processes.device
+        shape = self.model.encode(torch.zeros(1, *self.model.image_shape, device=device)).shape[1:]
+        source = generator(self.seed, self.step, f"generate/{purpose}", device)
+        x_T = torch.randn((count, *shape), generator=source, device=device)
+        drawn = []
+        for first in range(0, count, self.micro_batch):
+            rows = slice(first, first + self.micro_batch)
+            wanted = None if labels is None else self.model.conditions.own(labels[rows].to(device))
+            with self._autocast():
+                drawn.append(
+                    sample(
+                        self.model,
+                        x_T[rows],
+                        wanted,
+                        None,
+                        num_inference_steps=num_inference_steps,
+                        denoiser=self.teacher,
+                    )
+                )
+        self.spent += count * num_inference_steps
+        return torch.cat(drawn)
+
+    def weights(self) -> list[Tensor]:
+        return [parameter.detach() for parameter in self.trained]
+
+    def _whole(self, column: Sequence[Tensor | None]) -> Tensor | None:
         given = [x for x in column if x is not None]
         return self.processes.gathered(torch.cat(given)) if given else None
 
@@ -141,3 +203,9 @@ class Context:
         second = [s.get("exp_avg_sq", torch.zeros_like(p)) for s, p in zip(states, self.trained, strict=True)]
         beta1, beta2 = group["betas"]
         return Moments(first=first, second=second, steps=self.step, beta1=beta1, beta2=beta2, eps=group["eps"])
+
+
+def _added(total: Tensor | None, more: Tensor | None) -> Tensor | None:
+    if total is None or more is None:
+        return more if total is None else total
+    return total + more

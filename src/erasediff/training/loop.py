@@ -45,6 +45,7 @@ class Session:
     average: Average | None
     stopping: Stopping
     state: State
+    preparation_seconds: float = 0.0
     step: int = 0
     started: float = field(default_factory=time.perf_counter)
 
@@ -85,8 +86,21 @@ def start(
     )
     average = Average(trained, config.ema_decay) if config.use_ema else None
     stopping = Stopping.of(config)
+    began = time.perf_counter()
     state = checkpoint.tensors.get("method", {}) if checkpoint else method.prepare(context, pairs)
-    session = Session(model, method, pairs, config, trained, context, optimizer, average, stopping, state)
+    session = Session(
+        model,
+        method,
+        pairs,
+        config,
+        trained,
+        context,
+        optimizer,
+        average,
+        stopping,
+        state,
+        preparation_seconds=time.perf_counter() - began,
+    )
     if checkpoint is not None:
         _restore(session, checkpoint)
     return session

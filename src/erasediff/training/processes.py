@@ -62,6 +62,12 @@ class Processes:
         """Rows [b, ...] of all processes [world * b, ...]."""
         return self.accelerator.gather(values) if self.world > 1 else values
 
+    def averaged(self, tensors: list[Tensor]) -> list[Tensor]:
+        """The mean of each tensor over all processes."""
+        if self.world == 1:
+            return tensors
+        return [self.accelerator.reduce(t, reduction="mean") for t in tensors]
+
     def agreed(self, value: Any) -> Any:
         """The main process's value on every process (interrupts, stops)."""
         return broadcast_object_list([value])[0] if self.world > 1 else value
