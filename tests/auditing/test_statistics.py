@@ -6,8 +6,20 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
 
-from erasediff.auditing.statistics import bootstrap_mean, resample_interval, wilson
+from erasediff.auditing.statistics import (
+    bootstrap_mean,
+    holm,
+    paired_t,
+    resample_interval,
+    signed_rank,
+    t_interval,
+    tost,
+    wilson,
+)
 from erasediff.errors import BadInput
 
 Z = 1.959963984540054  # 97.5 % point of the standard normal
@@ -113,3 +125,81 @@ def test_resampling_draws_each_array_by_itself_and_can_be_given_its_centre() -> 
     assert resample_interval(lambda a: 1.5, [x], seed=0) == (1.5, 1.5)
     with pytest.raises(BadInput, match="rows"):
         resample_interval(lambda a: 1.5, [np.empty((0, 2))], seed=0)
+
+
+@pytest.mark.parametrize("p_values", [[], [0.2], [0.01, 0.04, 0.03, 0.005], [0.5, 0.5, 0.5], [0.0, 1.0, 0.3, 0.3]])
+def test_holm_is_the_step_down_of_its_definition(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+    for alpha in (0.001, 0.01, 0.02, 0.05, 0.1, 0.3, 0.9):
+        rejected, left = set(), sorted(range(len(p_values)), key=lambda i: p_values[i])
+        while left and p_values[left[0]] * len(left) <= alpha:
+            rejected.add(left.pop(0))
+        assert {i for i, p in enumerate(adjusted) if p <= alpha} == rejected
+
+
+@given(st.lists(st.floats(0, 1), max_size=20))
+def test_holm_is_monotone_and_between_the_raw_p_and_bonferroni(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+    for p, a in zip(p_values, adjusted, strict=True):
+        assert p <= a <= min(1.0, len(p_values) * p) or a == p
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    assert [adjusted[i] for i in order] == sorted(adjusted)
+
+
+def test_holm_refuses_what_is_no_p_value() -> None:
+    for wrong in ([1.1], [-0.1], [float("nan")]):
+        with pytest.raises(BadInput, match="between 0 and 1"):
+            holm(wrong)
+
+
+def test_paired_t_is_scipys_and_its_interval_excludes_0_where_p_is_small() -> None:
+    rng = np.random.default_rng(0)
+    for shift in (0.0, 0.4, 1.5):
+        one, other = rng.normal(shift, 1, 9), rng.normal(0, 1, 9)
+        found, known = paired_t(one - other), stats.ttest_rel(one, other)
+        interval = known.confidence_interval(0.95)
+        assert found.p == pytest.approx(known.pvalue) and found.n == 9
+        assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+        assert (found.p < 0.05) == (found.low > 0 or found.high < 0)
+
+
+def test_paired_t_says_where_there_is_no_test() -> None:
+    alone, same, none = paired_t([0.3]), paired_t([0.1 + 0.2, 0.3, 0.3]), paired_t([0.0, 0.0])
+    assert alone.p is None and alone.low is None and "one pair" in alone.note
+    assert same.p is None and "same difference" in same.note and same.low == pytest.approx(0.3)
+    assert none.p == 1.0 and none.difference == 0
+    for wrong in ([], [float("nan"), 1.0]):
+        with pytest.raises(BadInput, match="finite"):
+            paired_t(wrong)
+
+
+def test_signed_rank_is_exact_also_with_ties_and_zeros() -> None:
+    rng = np.random.default_rng(1)
+    for n in (6, 9, 14):
+        values = rng.normal(0.3, 1, n)
+        assert signed_rank(values) == pytest.approx(stats.wilcoxon(values, method="exact").pvalue)
+    assert signed_rank([1, 1, 1, 1, 1, 1]) == pytest.approx(2 / 2**6)
+    assert signed_rank([0, 0, 1, 1, 1, 1, 1]) is None and signed_rank([1.0]) is None
+    assert signed_rank([0, 1, -1, 2, -2, 3, -3]) == pytest.approx(1.0)
+    assert 0 < signed_rank(rng.normal(0.5, 1, 40)) < 0.2
+
+
+def test_tost_shows_equivalence_only_within_the_margin() -> None:
+    rng = np.random.default_rng(2)
+    close = rng.normal(0, 0.01, 20)
+    assert tost(close, 0.05) < 0.001 and tost(close + 0.1, 0.05) > 0.99
+    both = [
+        stats.ttest_1samp(close, sign * 0.01, alternative=side).pvalue for sign, side in ((-1, "greater"), (1, "less"))
+    ]
+    assert tost(close, 0.01) == pytest.approx(max(both))
+    assert tost([0.1], 1.0) is None and tost([0.1, 0.1], 1.0) is None
+    with pytest.raises(BadInput, match="margin"):
+        tost(close, 0.0)
+
+
+def test_t_interval_covers_the_mean_as_often_as_it_promises() -> None:
+    rng = np.random.default_rng(3)
+    inside = [low <= 2 <= high for low, high in (t_interval(rng.normal(2, 1, 4)) for _ in range(1500))]
+    assert 0.93 < np.mean(inside) < 0.97
+    with pytest.raises(BadInput, match="at least 2"):
+        t_interval([1.0])

@@ -41,6 +41,29 @@ def test_npz_with_and_without_channels_and_labels(tmp_path):
     assert torch.equal(colour.images[:, 0], data.images[:, 0])
 
 
+def test_npz_may_say_what_is_held_out(tmp_path):
+    held = np.arange(10) >= 7
+    data = sources.load(save_npz(tmp_path / "a.npz", images=GREY, labels=LABELS, held_out=held))
+    assert data.held_out.tolist() == held.tolist()
+    assert data.held_out.dtype == torch.bool
+
+
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        (np.zeros(9, bool), r"held_out must be bool \[10\], got bool \[9\]"),
+        (np.zeros((10, 1), bool), r"must be bool \[10\], got bool \[10, 1\]"),
+        (np.arange(10) >= 7, "must be bool .* got int64"),
+        (np.zeros(10, bool), "names none of 10 images"),
+        (np.ones(10, bool), "names all of 10 images"),
+    ],
+)
+def test_npz_refuses_what_cannot_be_held_out(tmp_path, held, said):
+    held = held.astype(np.int64) if "int64" in said else held
+    with pytest.raises(BadInput, match=said):
+        sources.load(save_npz(tmp_path / "a.npz", images=GREY, labels=LABELS, held_out=held))
+
+
 def test_floats_span_minus_one_to_one():
     data = sources.build("x", np.array([[[0] * 8] * 8, [[255] * 8] * 8], dtype=np.uint8), None)
     assert data.floats(torch.tensor([0, 1])).flatten(1)[:, 0].tolist() == [-1.0, 1.0]

@@ -34,6 +34,15 @@ def test_several_targets_join(squares):
     assert set(squares.labels[split.retain].tolist()) == {1, 2}
 
 
+def test_what_was_forgotten_before_belongs_to_neither_side(squares):
+    split = targets.split([targets.Class(2)], squares, [targets.Class(0)])
+    assert (split.classes, split.gone, split.excluded) == ((2,), (0,), (0, 2))
+    assert set(squares.labels[split.forget].tolist()) == {2}
+    assert set(squares.labels[split.retain].tolist()) == {1, 3}
+    with pytest.raises(BadInput, match=r"is all of squares but what was forgotten before \(class:0\)"):
+        targets.split([targets.Class(c) for c in (1, 2, 3)], squares, [targets.Class(0)])
+
+
 def test_samples_by_index_and_name(squares, tmp_path):
     listed = tmp_path / "list.txt"
     listed.write_text("0\n5\n\n6\n")

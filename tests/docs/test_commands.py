@@ -227,7 +227,7 @@ def test_defaults_that_prose_rests_on():
     page = (ROOT / "docs" / "how-erasediff-works.md").read_text()
     default = EraseDiff()
     assert f"The default is `{default.rule}`" in page
-    assert default.repulsion > 0 and f"`{default.forget_target}` with repulsion is the default" in page
+    assert default.repulsion > 0 and f"The default is `{default.forget_target}`" in page
     if "plain gradient steps" not in RULES[default.rule].reference:
         assert "rule that is the default holds for plain gradient steps" not in (ROOT / "README.md").read_text()
 

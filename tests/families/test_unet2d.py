@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from erasediff import families
 from erasediff.errors import BadInput
 from erasediff.families import tiny
+from erasediff.families.architecture import Architecture
+from erasediff.families.unet2d import fresh
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -153,6 +155,52 @@ def test_class_and_time_reach_the_prediction(name):
         said = [denoiser(x, torch.tensor(t), torch.tensor([c])).sample for t, c in ((5, 0), (5, 1), (90, 0))]
     assert (said[0] - said[1]).abs().max() > 1e-3
     assert (said[0] - said[2]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("asked", "attends"),
+    [
+        ({}, [False, False, False]),
+        ({"attention": True}, [False, True, True]),
+        ({"attention_levels": (1,)}, [False, True, False]),
+        ({"attention_levels": (0, 2), "attention": True}, [True, False, True]),
+    ],
+)
+def test_attention_is_where_it_was_asked_for(asked, attends):
+    """The blocks upwards mirror those downwards."""
+    config = fresh((1, 8, 8), ["a", "b"], block_out_channels=(8, 8, 8), **asked).denoiser.config
+    assert [name == "AttnDownBlock2D" for name in config.down_block_types] == attends
+    assert [name == "AttnUpBlock2D" for name in reversed(config.up_block_types)] == attends
+
+
+@pytest.mark.parametrize("level", [-1, 2])
+def test_a_level_that_is_not_there_is_refused(level):
+    with pytest.raises(BadInput, match=f"between 0 and 1, got {level}: .*8, 8 make 2 levels"):
+        Architecture(block_out_channels=(8, 8), attention_levels=(level,)).build((1, 8, 8), ["a"])
+
+
+def test_the_network_of_ddpm_for_cifar10_can_be_built():
+    """Ho et al., arXiv:2006.11239, app. B: 35.7 M weights, attention at 16 x 16 only; and 11 embedded classes."""
+    paper = Architecture(
+        block_out_channels=(128, 256, 256, 256),
+        layers_per_block=2,
+        attention_levels=(1,),
+        dropout=0.1,
+        prediction_type="epsilon",
+        beta_schedule="linear",
+    )
+    with torch.device("meta"):
+        unet = paper.build((3, 32, 32), [str(c) for c in range(10)]).denoiser
+    assert sum(p.numel() for p in unet.parameters()) == 35_746_307 + 11 * 512
+    assert unet.config.norm_num_groups == 32
+
+
+def test_what_is_recorded_of_an_architecture_is_what_json_gives_back():
+    """Else no run could be resumed; and runs that were begun before there were levels can be."""
+    asked = Architecture(block_out_channels=(8, 8), attention_levels=(0, 1)).recorded((1, 8, 8))
+    assert json.loads(json.dumps(asked)) == asked
+    assert asked["attention_levels"] == [0, 1]
+    assert "attention_levels" not in Architecture().recorded((1, 8, 8))
 
 
 def test_a_hub_id_that_cannot_be_fetched_says_so():

@@ -25,6 +25,16 @@ def suits(name, family):
     return TINY[family]().conditions.num_classes or not METHODS[name]().needs.classes
 
 
+# What a method prepares, in small.
+QUICK = {
+    "selective_amnesia": {"fisher_samples": 8, "fisher_timesteps": 1, "replay_samples": 8, "replay_steps": 2},
+}
+
+
+def quick(name):
+    return METHODS[name](**QUICK.get(name, {}))
+
+
 EVERY = [(name, family) for name in METHODS for family in sorted(TINY) if suits(name, family)]
 
 
@@ -33,7 +43,10 @@ def session(name, family, squares, *, checkpoint=None, **changes):
     divided = split([_target()], squares)
     model.conditions = replace(model.conditions, excluded=divided.classes)
     pairs = Pairs(squares, divided.retain, divided.forget, batch_size=4, seed=0)
-    return start(model, METHODS[name](), pairs, replace(CONFIG, **changes), checkpoint=checkpoint)
+    method = quick(name)
+    if hasattr(method, "suited_to"):
+        method = method.suited_to(model.conditions)
+    return start(model, method, pairs, replace(CONFIG, **changes), checkpoint=checkpoint)
 
 
 def _target():
@@ -99,7 +112,7 @@ def test_a_resumed_run_is_the_unbroken_run(name, family, squares):
 
 @pytest.mark.parametrize(("name", "family"), EVERY)
 def test_what_is_saved_predicts_the_same_in_plain_diffusers(name, family, squares, tmp_path):
-    run = erase(TINY[family]().pipeline(), "class:1", squares, METHODS[name](), training=CONFIG, quiet=True)
+    run = erase(TINY[family]().pipeline(), "class:1", squares, quick(name), training=CONFIG, quiet=True)
     run.save(tmp_path / "run")
     plain = UNet2DModel.from_pretrained(tmp_path / "run" / "model" / "unet")
     x, t = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 60])
@@ -140,8 +153,20 @@ def test_every_rule_steps(rule, squares):
 
 
 def test_a_method_that_needs_classes_is_refused_an_unconditional_model(squares):
+    method = METHODS["erasediff"](forget_target="relabel")
     with pytest.raises(BadInput, match=r"relabels.*use --method.forget_target noise"):
-        erase(TINY["unet2d-unconditional"]().pipeline(), "class:1", squares, "erasediff", quiet=True)
+        erase(TINY["unet2d-unconditional"]().pipeline(), "class:1", squares, method, quiet=True)
+
+
+def test_auto_is_decided_and_recorded(squares):
+    plan = {"dry_run": True, "quiet": True}
+    chosen = {
+        (family, target): erase(TINY[family]().pipeline(), target, squares, **plan).record["method"]["fields"]
+        for family in ("unet2d", "unet2d-unconditional")
+        for target in ("class:1",)
+    }
+    assert chosen["unet2d", "class:1"]["forget_target"] == "relabel"
+    assert chosen["unet2d-unconditional", "class:1"]["forget_target"] == "redirect"
 
 
 def test_families_and_methods_do_not_know_each_other():

@@ -11,12 +11,12 @@ import torch
 from tqdm.auto import tqdm
 
 from erasediff.api.directory import read_run, refuse_occupied
-from erasediff.api.inputs import check_fit, check_target_kinds, load_data, load_model, parsed_targets
+from erasediff.api.inputs import check_fit, check_target_kinds, forgotten_before, load_data, load_model, parsed_targets
 from erasediff.auditing.classifier import Judge, train_classifier
 from erasediff.auditing.examine import Pictures, Question, examine, planned_samples
 from erasediff.auditing.features import EXTRACTORS
 from erasediff.auditing.result import ERASED, AuditResult, parse_requirement
-from erasediff.auditing.suite import SUITES
+from erasediff.auditing.suite import SUITES, Suite
 from erasediff.data import targets
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, listing, unknown
@@ -69,7 +69,7 @@ def audit(
     control: Any = None,
     retrained: Any = None,
     goal: str = "data",
-    suite: str = "quick",
+    suite: str | Suite = "quick",
     classifier: str | Path | Judge | None = None,
     features: str = "classifier",
     guidance_scale: float = 1.5,
@@ -83,11 +83,11 @@ def audit(
 
     Args:
         model: the erased model: a Run, a pipeline, its directory or a run directory.
-        target: what was to be forgotten; by default what the model's run.json says.
+        target: what was to be forgotten; by default what the model's run.json says, earlier erasures included.
         data: real data; by default what the run.json says.
         base, control, retrained: the model before, one fine-tuned on the retain set only, one without the target.
         goal: ``data`` (the influence of samples) or ``concept`` (a capability).
-        suite: quick, standard or full: how many samples, which budgets.
+        suite: quick, standard or full: how many samples, which budgets; or sizes of your own.
         classifier: the judge: a directory, or by default one trained on the training part of ``data``.
         features: the space in which distributions are compared.
         guidance_scale: classifier-free guidance of conditional samples.
@@ -96,7 +96,7 @@ def audit(
     Raises:
         BadInput: input that cannot be audited. RequirementFailed: a requirement does not hold.
     """
-    chosen_suite = _one_of("suite", suite, SUITES)
+    chosen_suite = suite if isinstance(suite, Suite) else _one_of("suite", suite, SUITES)
     _one_of("goal", goal, dict.fromkeys(GOALS))
     _one_of("features", features, EXTRACTORS)
     for line in require:
@@ -112,7 +112,7 @@ def audit(
             subjects[name], _, weights[name] = load_model(other)
     _check_subjects(subjects, images)
     check_target_kinds(wanted, erased.family)
-    split = targets.split(wanted, images)
+    split = targets.split(wanted, images, forgotten_before(source, besides=wanted))
     place = Path(output_dir) if output_dir is not None else None
     if place is not None:
         refuse_occupied(place, FILES, overwrite=overwrite, what="an audit")
@@ -127,6 +127,7 @@ def audit(
         forget=split.forget,
         retain=split.retain,
         classes=split.classes if erased.conditions.num_classes else (),
+        gone=split.gone,
         judge=judge,
         features=features,
         suite=chosen_suite,
@@ -207,7 +208,7 @@ def _record_of(source: Path | None) -> dict[str, Any] | None:
 def _recorded_target(record: dict[str, Any] | None) -> list[str]:
     if not record or not record.get("target"):
         raise BadInput("no target given, and the model has no run.json that names one; give --target")
-    return [str(t) for t in record["target"]]
+    return [str(t) for t in [*record["target"], *record.get("gone", [])]]
 
 
 def _check_subjects(subjects: dict[str, Model], images: ImageData) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from erasediff.api.inputs import check_fit, check_target_kinds, load_data, load_model, parsed_targets
+from erasediff.api.inputs import check_fit, check_target_kinds, forgotten_before, load_data, load_model, parsed_targets
 from erasediff.api.launch import Job, launch
 from erasediff.api.run import Run, check_fields, new_record, with_fields
 from erasediff.data import targets
@@ -35,6 +35,8 @@ def erase(
 ) -> Run:
     """Remove the influence of ``target`` from ``model``, keeping the rest.
 
+    What a run directory's model had to forget before stays out of the retain set, so that it does not come back.
+
     Args:
         model: a diffusers pipeline, its directory, or a run directory; the model given is not changed.
         target: ``Class(7)``, ``Samples("list.txt")``, their text form, or several of them.
@@ -54,8 +56,11 @@ def erase(
     images = load_data(data, source)
     check_fit(adapted, images)
     check_target_kinds(wanted, adapted.family)
-    split = targets.split(wanted, images)
-    adapted.conditions = replace(adapted.conditions, excluded=split.classes)
+    gone = forgotten_before(source, besides=wanted)
+    split = targets.split(wanted, images, gone)
+    adapted.conditions = replace(adapted.conditions, excluded=split.excluded)
+    if hasattr(chosen, "suited_to"):
+        chosen = chosen.suited_to(adapted.conditions)
     _check_needs(chosen, adapted)
     chosen = with_what_stops_need(chosen, config)
     name = _name_of(chosen)
@@ -63,6 +68,7 @@ def erase(
         "erase",
         config,
         target=[str(t) for t in wanted],
+        gone=[str(t) for t in gone],
         method={"name": name, "fields": _jsonable(asdict(chosen)), "paper": chosen.PAPER},  # type: ignore[call-overload]
         data={"spec": images.spec, "sha256": images.fingerprint(), "n": len(split.forget) + len(split.retain)},
         base_model={"source": str(source) if source else None, "sha256": hashes},
@@ -90,7 +96,7 @@ def _check_needs(method: GradientMethod, model: Model) -> None:
     if needs.classes and len(conditions.classes()) < 2 - bool(conditions.excluded):
         without = [n for n in METHODS if not METHODS[n]().needs.classes]
         raise BadInput(
-            f"method {name} relabels forget samples to another class, and this model has none; "
+            f"method {name} relabels forget samples to another class, or replays the others, and this model has none; "
             f"use --method.forget_target noise (erasediff, weighted_sum), or one of: {listing(without)}"
         )
     if needs.null_condition and conditions.num_classes and conditions.null_label is None:

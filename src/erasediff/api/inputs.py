@@ -45,6 +45,16 @@ def load_data(data: ImageData | str | None, source: Path | None) -> ImageData:
     return sources.load(str(data))
 
 
+def forgotten_before(source: Path | None, *, besides: Sequence[targets.Target]) -> list[targets.Target]:
+    """The targets that the model from ``source`` was made without, or has been made to forget: they stay gone."""
+    try:
+        record = read_run(source or "")[1]
+    except BadInput:
+        return []
+    named = dict.fromkeys([*(record.get("target") or []), *(record.get("gone") or [])])
+    return [targets.parse(text) for text in named if text not in {str(t) for t in besides}]
+
+
 def check_fit(model: Model, data: ImageData) -> None:
     """Raise BadInput unless the model takes these images and labels."""
     check_images(model, data.image_shape)

@@ -61,7 +61,7 @@ def train(
         target=[str(t) for t in left_out],
         method={"name": "train", "fields": asdict(method)},
         data={"spec": images.spec, "sha256": images.fingerprint(), "n": len(rows)},
-        architecture={**asdict(architecture), "block_out_channels": list(architecture.channels(images.image_shape[1]))},
+        architecture=architecture.recorded(images.image_shape),
     )
     title = f"train without {listing(left_out)}" if left_out else "train"
     job = Job(

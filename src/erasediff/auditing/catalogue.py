@@ -19,5 +19,7 @@ METRICS = {
     "image_change_forget": "mean change of the target's images drawn from the same seeds",
 }
 ATTACKS = {
+    "extraction": "of a target of samples: copies of them among what is drawn (regeneration_rate, regenerated_samples)",
+    "membership": "of a target of samples: tell them from held-out data by their loss (mia_auc_loss)",
     "relearning": "fine-tune on k forgotten images and watch the target return (relearn_k*)",
 }

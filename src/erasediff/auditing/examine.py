@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from erasediff.auditing.attacks.extraction import extraction_measurements
+from erasediff.auditing.attacks.membership import denoising_losses, membership_measurements
 from erasediff.auditing.attacks.relearning import relearn
 from erasediff.auditing.classifier import Judge
 from erasediff.auditing.features import extractor
@@ -27,9 +29,11 @@ from erasediff.data.sources import ImageData
 from erasediff.families.base import Model
 
 SHOWN = 10  # pictures of each kind in the report
+OF_SAMPLES_ONLY = ("membership inference", "extraction")
 NOT_YET = (
-    ("membership inference", "not part of this version's suites"),
-    ("inversion and extraction", "not part of this version's suites"),
+    ("membership inference", "this version attacks targets of samples only"),
+    ("extraction", "this version attacks targets of samples only"),
+    ("inversion", "not part of this version's suites"),
     ("adversarial conditions", "not part of this version's suites"),
     ("quantisation and pruning", "not part of this version's suites"),
 )
@@ -40,7 +44,10 @@ Samples = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What is asked of every subject alike. ``forget``: data indices; ``classes``: those that were to be forgotten."""
+    """What is asked of every subject alike. ``forget``: data indices; ``classes``: those that were to be forgotten.
+
+    ``gone``: classes that had been forgotten before: neither asked about nor judged as retained.
+    """
 
     target: str
     goal: str
@@ -53,6 +60,7 @@ class Question:
     suite: Suite
     guidance_scale: float
     seed: int
+    gone: tuple[int, ...] = ()
     say: Callable[[str], None] = lambda text: None
     tick: Callable[[int], object] = lambda count: None
 
@@ -66,6 +74,8 @@ def examine(subjects: Mapping[str, Model], question: Question) -> tuple[AuditRes
         question.say(f"{name}: drawing and judging samples")
         drawn[name] = _draw(model, question)
         found += _judged(name, model, drawn[name], real, question)
+        if not question.classes:
+            found += _traced(name, model, drawn[name], question)
     if "base" in subjects:
         base = subjects["base"].denoiser.state_dict()
         for name in (n for n in subjects if n not in ("base", "retrained")):
@@ -143,11 +153,29 @@ def _judged(name: str, model: Model, samples: Samples, real: Tensor, question: Q
     return found
 
 
+def _traced(name: str, model: Model, samples: Samples, question: Question) -> list[Measurement]:
+    """Traces of single samples: copies of them among what is drawn, and a denoising loss lower than that of others."""
+    data, suite = question.data, question.suite
+    found = extraction_measurements(
+        torch.cat(list(samples.values())), data.floats(question.forget), data.floats(question.retain), subject=name
+    )
+    # One row for each distinct image; and a held-out copy of a forgotten image was trained on all the same.
+    distinct = {data.images[i].numpy().tobytes(): i for i in question.forget.tolist()}
+    others = [i for i in data.held_out.nonzero()[:, 0].tolist() if data.images[i].numpy().tobytes() not in distinct]
+    losses = [
+        denoising_losses(
+            model, data.floats(rows), None if data.labels is None else data.labels[rows], seed=question.seed
+        )
+        for rows in (torch.tensor(list(distinct.values())), torch.tensor(others))
+    ]
+    return found + membership_measurements(*losses, subject=name, seed=question.seed, resamples=suite.resamples)
+
+
 def _retained(model: Model, question: Question) -> list[int]:
     """The classes of the data that are asked for and judged as retained; none of an unconditional model."""
     if not model.conditions.num_classes:
         return []
-    return [c for c in range(len(question.data.class_names)) if c not in question.classes]
+    return [c for c in range(len(question.data.class_names)) if c not in {*question.classes, *question.gone}]
 
 
 def _relearned(name: str, model: Model, question: Question) -> list[Measurement]:
@@ -192,7 +220,9 @@ def _verdict(subjects: Mapping[str, Model], question: Question) -> Verdict:
         goal=question.goal,
         level="no_verdict",
         because=because,
-        not_tested=[{"what": what, "why": why} for what, why in NOT_YET],
+        not_tested=[
+            {"what": what, "why": why} for what, why in NOT_YET if question.classes or what not in OF_SAMPLES_ONLY
+        ],
     )
 
 

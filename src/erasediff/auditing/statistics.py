@@ -1,8 +1,9 @@
-"""Intervals for shares, means and arbitrary statistics of resampled rows. Every audit number takes its bounds here."""
+"""Intervals for shares, means and statistics of resampled rows; paired tests. Every number takes its bounds here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,6 +12,8 @@ from scipy import stats
 from erasediff.errors import BadInput
 
 CONFIDENCE = 0.95
+EXACT = 16  # signed ranks of at most so many pairs are enumerated: 2^16 sign patterns
+FEWEST_RANKS = 6  # with fewer pairs no two-sided signed-rank test can fall below 0.05
 _CELLS = 4_000_000  # numbers held at once while bootstrapping: 32 MB of float64
 
 
@@ -81,6 +84,109 @@ def resample_interval(
     below, above = np.quantile(drawn - drawn.mean(), [tail, 1 - tail])
     centre = statistic(*samples) if value is None else value
     return float(centre - above), float(centre - below)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Mean of ``n`` paired differences, its interval and two-sided p; ``note`` says why where there is no test."""
+
+    n: int
+    difference: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    note: str = ""
+
+
+def t_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Student's interval of the mean of ``values`` [N], N >= 2 (equal values give equal bounds). Raises BadInput."""
+    array = _finite(values, "an interval of a mean", least=2)
+    half = float(stats.t.ppf((1 + _level(confidence)) / 2, array.size - 1)) * _standard_error(array)
+    return float(array.mean()) - half, float(array.mean()) + half
+
+
+def paired_t(differences: ArrayLike, confidence: float = CONFIDENCE) -> Paired:
+    """Student's paired t-test that the mean of ``differences`` [N] is 0.
+
+    One pair has no spread, so there is no test. Differences that are all the same have none either: where they are
+    all 0, p is 1; otherwise there is no p, because t would be infinite on no evidence but rounding. Raises BadInput
+    for none or NaN.
+    """
+    array = _finite(differences, "a paired test", least=1)
+    mean = float(array.mean())
+    if array.size == 1:
+        return Paired(1, mean, note="one pair: no test")
+    low, high = t_interval(array, confidence)
+    error = _standard_error(array)
+    if error == 0:
+        note = "no difference in any pair" if mean == 0 else "the same difference in every pair: no test"
+        return Paired(array.size, mean, low, high, 1.0 if mean == 0 else None, note)
+    p = 2 * float(stats.t.sf(abs(mean) / error, array.size - 1))
+    return Paired(array.size, mean, low, high, p)
+
+
+def signed_rank(differences: ArrayLike) -> float | None:
+    """Two-sided p of Wilcoxon's signed-rank test (Biometrics Bulletin 1, 1945); ``None`` below six pairs that differ.
+
+    Pairs without a difference are left out, ties share their mean rank. Up to 16 pairs every pattern of signs is
+    counted, so that p is exact with ties too. Raises BadInput for none or NaN.
+    """
+    array = _finite(differences, "a paired test", least=1)
+    array = array[array != 0]
+    if array.size < FEWEST_RANKS:
+        return None
+    if array.size > EXACT:
+        return float(stats.wilcoxon(array, method="approx").pvalue)
+    ranks = stats.rankdata(np.abs(array))
+    patterns = (np.arange(2**array.size)[:, None] >> np.arange(array.size)) & 1
+    half = ranks.sum() / 2
+    reached = abs(float(ranks[array > 0].sum()) - half)
+    return float(np.mean(np.abs(patterns @ ranks - half) >= reached - 1e-9))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values that hold for the whole family (S. Holm, Scandinavian Journal of Statistics 6, 1979).
+
+    The i-th smallest of m (from 0) times m - i, made monotone and at most 1. Raises BadInput outside [0, 1].
+    """
+    wrong = [p for p in p_values if not 0 <= p <= 1]
+    if wrong:
+        raise BadInput(f"a p-value lies between 0 and 1; got {wrong[0]}")
+    adjusted, reached = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        reached = max(reached, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = reached
+    return adjusted
+
+
+def tost(differences: ArrayLike, margin: float) -> float | None:
+    """p of two one-sided t-tests that the mean of ``differences`` [N] lies within +- ``margin`` (Schuirmann, 1987).
+
+    A small p shows equivalence. ``None`` where there is no spread to test with (one pair, or all the same). Raises
+    BadInput for a margin that is not above 0, and for none or NaN.
+    """
+    if not margin > 0:
+        raise BadInput(f"a margin of equivalence must be above 0, got {margin}")
+    array = _finite(differences, "a test of equivalence", least=1)
+    error = _standard_error(array) if array.size > 1 else 0.0
+    if error == 0:
+        return None
+    mean = float(array.mean())
+    return float(stats.t.sf((margin - abs(mean)) / error, array.size - 1))
+
+
+def _finite(values: ArrayLike, what: str, *, least: int) -> NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64).reshape(-1)
+    if array.size < least or not np.isfinite(array).all():
+        raise BadInput(f"{what} needs finite values, at least {least}; got {array.size} values")
+    return array
+
+
+def _standard_error(array: NDArray[np.float64]) -> float:
+    """Of the mean; a spread that is rounding alone counts as none."""
+    if np.ptp(array) <= 1e-12 * float(np.abs(array).max()):
+        return 0.0
+    return float(array.std(ddof=1)) / float(np.sqrt(array.size))
 
 
 def _level(confidence: float) -> float:

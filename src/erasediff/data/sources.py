@@ -1,7 +1,8 @@
 """Where images come from. A DATA argument names one of the sources below; each returns the same :class:`ImageData`.
 
 A fixed part of every source is held out: nothing is trained on it, so that judges and attacks can be tested on it.
-Sources that come with a test part hold that out; of the others every class gives up one sample in five.
+Sources that come with a test part, or say what is held out, hold that out; of the others every class gives up one
+sample in five.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from erasediff.errors import BadInput, listing
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 HELD_OUT_SHARE = 0.2
+NPZ_ARRAYS = ("images", "labels", "class_names", "held_out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,16 +113,33 @@ def digits(spec: str) -> ImageData:
 
 
 def npz(spec: str) -> ImageData:
-    """A ``.npz`` file with ``images`` and, unless the model is unconditional, ``labels`` (and ``class_names``)."""
+    """A ``.npz`` file with ``images`` and, unless the model is unconditional, ``labels``.
+
+    Optional: ``class_names``, and ``held_out`` (bool [N]), the test part.
+    """
     try:
         with np.load(spec, allow_pickle=False) as archive:
-            arrays = {k: archive[k] for k in ("images", "labels", "class_names") if k in archive.files}
+            arrays = {k: archive[k] for k in NPZ_ARRAYS if k in archive.files}
     except (ValueError, OSError, EOFError) as error:
         raise BadInput(f"{spec} cannot be read as .npz without pickles: {error}") from None
     if "images" not in arrays:
         raise BadInput(f"{spec} has no array named images; needed are images and labels")
     names = [str(n) for n in arrays["class_names"]] if "class_names" in arrays else None
-    return build(spec, arrays["images"], arrays.get("labels"), class_names=names)
+    held_out = arrays.get("held_out")
+    if held_out is not None:
+        _check_held_out(spec, held_out, arrays["images"].shape[:1])
+    return build(spec, arrays["images"], arrays.get("labels"), class_names=names, held_out=held_out)
+
+
+def _check_held_out(spec: str, held_out: np.ndarray, rows: tuple[int, ...]) -> None:
+    if held_out.dtype != np.bool_ or held_out.ndim != 1 or held_out.shape != rows:
+        raise BadInput(f"{spec}: held_out must be bool {list(rows)}, got {held_out.dtype} {list(held_out.shape)}")
+    if held_out.all() or not held_out.any():
+        share = "all" if held_out.all() else "none"
+        raise BadInput(
+            f"{spec}: held_out names {share} of {len(held_out)} images; some must be trained on and some held out. "
+            "Leave the array out to hold out every fifth of each class"
+        )
 
 
 def _idx(path: Path) -> np.ndarray:

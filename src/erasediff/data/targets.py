@@ -106,24 +106,47 @@ def parse(text: str) -> Target:
 
 @dataclass(frozen=True)
 class Split:
-    """Indices of the forget set and of the retain set, and the classes that the forget set exhausts."""
+    """Indices of the forget set and of the retain set, and the classes that the forget set exhausts.
+
+    ``gone``: the classes of targets that the model had to forget earlier: not asked about, and not retained either.
+    """
 
     forget: Tensor
     retain: Tensor
     classes: tuple[int, ...]
+    gone: tuple[int, ...] = ()
+
+    @property
+    def excluded(self) -> tuple[int, ...]:
+        """Every class that is not retained."""
+        return tuple(sorted({*self.classes, *self.gone}))
 
 
-def split(targets: Sequence[Target], data: ImageData) -> Split:
-    """Divide the training part of ``data``. Raises BadInput if either side is empty."""
-    chosen = torch.zeros(len(data), dtype=torch.bool)
-    for target in targets:
-        chosen |= target.members(data)
+def split(targets: Sequence[Target], data: ImageData, gone: Sequence[Target] = ()) -> Split:
+    """Divide the training part of ``data``; samples of ``gone`` belong to neither side.
+
+    Raises BadInput if either side is empty.
+    """
+    chosen, left_out = _members(targets, data), _members(gone, data)
     training = ~data.held_out
-    forget, retain = (chosen & training).nonzero()[:, 0], (~chosen & training).nonzero()[:, 0]
+    forget, retain = (chosen & training).nonzero()[:, 0], (~chosen & ~left_out & training).nonzero()[:, 0]
     named = listing(targets)
     if not len(forget):
         raise BadInput(f"target {named} leaves the forget set empty: no training sample of {data.spec} belongs to it")
     if not len(retain):
-        raise BadInput(f"target {named} is all of {data.spec}: the retain set is empty; forget less than everything")
-    classes = tuple(sorted({t.number(data.class_names) for t in targets if isinstance(t, Class)}))
-    return Split(forget, retain, classes)
+        rest = f" but what was forgotten before ({listing(gone)})" if gone else ""
+        raise BadInput(
+            f"target {named} is all of {data.spec}{rest}: the retain set is empty; forget less than everything"
+        )
+    return Split(forget, retain, _classes(targets, data), _classes(gone, data))
+
+
+def _members(targets: Sequence[Target], data: ImageData) -> Tensor:
+    chosen = torch.zeros(len(data), dtype=torch.bool)
+    for target in targets:
+        chosen |= target.members(data)
+    return chosen
+
+
+def _classes(targets: Sequence[Target], data: ImageData) -> tuple[int, ...]:
+    return tuple(sorted({t.number(data.class_names) for t in targets if isinstance(t, Class)}))

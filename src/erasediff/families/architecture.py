@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from erasediff.errors import BadInput, check_one_of
@@ -20,6 +20,7 @@ class Architecture:
         block_out_channels: channels of each resolution level; by default chosen from the image size.
         layers_per_block: residual blocks in each level.
         attention: self-attention in every level but the first.
+        attention_levels: levels, counted from the image downwards from 0, that have self-attention; replaces attention.
         dropout: dropout in the residual blocks while training.
         prediction_type: epsilon, v_prediction or sample.
         beta_schedule: linear, scaled_linear or squaredcos_cap_v2.
@@ -30,6 +31,7 @@ class Architecture:
     block_out_channels: tuple[int, ...] = ()
     layers_per_block: int = 1
     attention: bool = False
+    attention_levels: tuple[int, ...] = ()
     dropout: float = 0.0
     prediction_type: str = "v_prediction"
     beta_schedule: str = "squaredcos_cap_v2"
@@ -50,6 +52,13 @@ class Architecture:
             return self.block_out_channels
         return (24, 48) if height < 16 else (32, 64, 64)
 
+    def recorded(self, image_shape: Sequence[int]) -> dict[str, Any]:
+        """What run.json says of it, as JSON gives it back: a run is resumed only where the two agree."""
+        fields = {**asdict(self), "block_out_channels": list(self.channels(image_shape[1]))}
+        levels = fields.pop("attention_levels")
+        # Said only where there are any, so that runs that were begun without this field can be resumed.
+        return {**fields, "attention_levels": list(levels)} if levels else fields
+
     def build(self, image_shape: Sequence[int], class_names: Sequence[str]) -> Any:
         """The untrained model for images [C, H, W]; weights are drawn from torch's global generator."""
         from erasediff.families.unet2d import fresh
@@ -60,6 +69,7 @@ class Architecture:
             block_out_channels=self.channels(image_shape[1]),
             layers_per_block=self.layers_per_block,
             attention=self.attention,
+            attention_levels=self.attention_levels,
             dropout=self.dropout,
             prediction_type=self.prediction_type,
             beta_schedule=self.beta_schedule,

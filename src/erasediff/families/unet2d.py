@@ -119,6 +119,7 @@ def fresh(
     block_out_channels: Sequence[int] = (32, 64),
     layers_per_block: int = 1,
     attention: bool = False,
+    attention_levels: Sequence[int] = (),
     dropout: float = 0.0,
     prediction_type: str = "v_prediction",
     beta_schedule: str = "squaredcos_cap_v2",
@@ -127,7 +128,8 @@ def fresh(
     """An untrained model for ``image_shape`` [C, H, W]; no ``class_names`` makes it unconditional.
 
     One class embedding more than there are classes: the last label is the null condition.
-    ``attention`` puts self-attention into every level but the first, as in DDPM's 16x16 blocks.
+    ``attention`` puts self-attention into every level but the first; ``attention_levels`` names the levels instead,
+    counted from the image downwards from 0: (1,) for 32 x 32 images is DDPM's attention at 16 x 16.
     """
     channels, height, width = image_shape
     levels = len(block_out_channels)
@@ -136,15 +138,21 @@ def fresh(
             f"images of {height} x {width} cannot be halved {levels - 1} times; "
             f"give fewer block_out_channels than {listing(block_out_channels)}"
         )
-    inner = ("AttnDownBlock2D", "AttnUpBlock2D") if attention else ("DownBlock2D", "UpBlock2D")
+    odd = [level for level in attention_levels if not 0 <= level < levels]
+    if odd:
+        raise BadInput(
+            f"attention_levels must lie between 0 and {levels - 1}, got {listing(odd)}: block_out_channels "
+            f"{listing(block_out_channels)} make {levels} levels; give other levels or more channels"
+        )
+    attends = set(attention_levels) or (set(range(1, levels)) if attention else set())
     unet = UNet2DModel(
         sample_size=height if height == width else (height, width),
         in_channels=channels,
         out_channels=channels,
         block_out_channels=tuple(block_out_channels),
         layers_per_block=layers_per_block,
-        down_block_types=("DownBlock2D", *[inner[0]] * (levels - 1)),
-        up_block_types=(*[inner[1]] * (levels - 1), "UpBlock2D"),
+        down_block_types=tuple("AttnDownBlock2D" if i in attends else "DownBlock2D" for i in range(levels)),
+        up_block_types=tuple("AttnUpBlock2D" if i in attends else "UpBlock2D" for i in reversed(range(levels))),
         # Four channels a group at least: a group of one would normalise away the time and class that are added.
         norm_num_groups=max(1, math.gcd(*block_out_channels) // 4),
         attention_head_dim=8,

@@ -71,7 +71,10 @@ class StepContext(Protocol):
         """Whole-batch losses and gradients of each term; micro-batches, precision and synchronisation happen here."""
 
     def joint_gradients(self, objective: JointObjective, first: Batch, second: Batch) -> list[Term]:
-        """As :meth:`gradients`, for an objective over two batches of one size that has several losses in one forward."""
+        """As :meth:`gradients`, for an objective over two batches of one size with several losses of one forward."""
+
+    def squared_gradients(self, objective: Objective, batch: Batch) -> Gradients:
+        """Mean over the batch of the squared gradient of each sample's loss: a diagonal Fisher matrix, in fp32."""
 
     def generate(self, labels: Tensor | None, count: int, purpose: str, *, num_inference_steps: int) -> Tensor:
         """Images [count, C, H, W] in [-1, 1] drawn from the frozen model, without guidance; ``labels``: [count]."""

@@ -12,29 +12,41 @@ and serve both lambda and the step.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
-from erasediff.data.pairs import Pair
+from torch import Tensor
+
+from erasediff.data.pairs import Pair, Pairs
 from erasediff.errors import BadInput, check_one_of
-from erasediff.methods.base import Direction, Needs, State, Stateless, StepContext, record
-from erasediff.methods.objectives import FORGET_TARGETS, RETAIN_OBJECTIVES, forget_objective
+from erasediff.families.base import ClassConditions
+from erasediff.methods.base import Direction, Needs, State, StepContext, record
+from erasediff.methods.forgetting import AUTO, FORGET_TARGETS, WEIGHTINGS, Asked, suited
+from erasediff.methods.objectives import RETAIN_OBJECTIVES
+from erasediff.methods.redirect import neighbours
+from erasediff.methods.timesteps import Timesteps, importance
 from erasediff.solver import rules
 from erasediff.solver.gram import combine
 
 
 @dataclass(frozen=True, kw_only=True)
-class EraseDiff(Stateless):
+class EraseDiff:
     """Forget under a value-function constraint, retain with what freedom is left.
 
     Args:
         forget_target: what the denoiser should say about forget samples: ``relabel`` (the frozen model under another
-            class), ``noise`` (U[0, 1), as in the paper) or ``unconditional`` (the frozen model without condition).
+            class), ``redirect`` (the best denoiser of the retained images nearest to them), ``noise`` (U[0, 1), as in
+            the paper), ``unconditional`` (the frozen model without condition), or ``auto``: relabel where whole
+            classes of a class-conditional model are forgotten, else redirect.
+        neighbours: retained images that each forget sample is redirected to.
         repulsion: how far the ``relabel`` target is pushed away from the sample's own class; 0 for the plain one.
         retain: ``denoise`` (the ordinary loss) or ``distill`` (agree with the frozen model; for little retain data).
         rule: how the two gradients are weighed; ``erasediff list rules`` names them.
         eta: how hard the barrier pushes; the forget loss falls at least eta ||g_f||^2 per unit step.
         multiplier: the constant of rule ``constant``.
+        timestep_focus: share of forget time steps drawn where the frozen model tells the target's class from others;
+            0 draws them uniformly.
+        weighting: ``none``, or ``hellinger``: forget loss as 1 - exp(-loss).
         null_share: share of forget samples whose condition is dropped, so that the null condition forgets too.
         retain_null_share: share of retain samples whose condition is dropped.
         norm_floor: least ||g_f||^2 relative to ||g_r||^2 by which lambda is divided.
@@ -44,12 +56,15 @@ class EraseDiff(Stateless):
             for ``relabel``); stopping on the constraint needs it.
     """
 
-    forget_target: str = "relabel"
+    forget_target: str = "auto"
+    neighbours: int = 8
     repulsion: float = 0.5
     retain: str = "denoise"
     rule: str = "dynamic_barrier"
     eta: float = 1.0
     multiplier: float = 1.0
+    timestep_focus: float = 0.0
+    weighting: str = "none"
     null_share: float = 0.3
     retain_null_share: float = 0.2
     norm_floor: float = 1e-8
@@ -61,25 +76,39 @@ class EraseDiff(Stateless):
     SUMMARY: ClassVar[str] = "constrained descent with a value function, solved to first order"
 
     def __post_init__(self) -> None:
-        check_one_of("forget_target", self.forget_target, FORGET_TARGETS)
+        check_one_of("forget_target", self.forget_target, [AUTO, *FORGET_TARGETS])
         check_one_of("retain", self.retain, RETAIN_OBJECTIVES)
         rules.find(self.rule)
-        for name in ("null_share", "retain_null_share"):
+        check_one_of("weighting", self.weighting, WEIGHTINGS)
+        for name in ("null_share", "retain_null_share", "timestep_focus"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadInput(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        if self.neighbours < 1:
+            raise BadInput(f"neighbours must be at least 1, got {self.neighbours}")
         if self.repulsion < 0:
             raise BadInput(f"repulsion must not be negative, got {self.repulsion}")
         for name in ("eta", "max_multiplier"):
             if not getattr(self, name) > 0:
                 raise BadInput(f"{name} must be above 0, got {getattr(self, name)}")
 
+        if self.weighting != "none" and self.forget_target not in ("unconditional", "redirect") and self.measures_slack:
+            raise BadInput(
+                f"weighting {self.weighting} has no known floor under forget_target {self.forget_target}: rule "
+                f"{self.rule}, tolerance and slack_tolerance need one; use weighting none"
+            )
+
+    def suited_to(self, conditions: ClassConditions) -> Self:
+        """The same with ``auto`` decided: what goes into the record."""
+        return replace(self, forget_target=suited(self.forget_target, conditions))
+
     @property
     def needs(self) -> Needs:
-        teacher = self.forget_target != "noise" or self.retain == "distill"
-        return Needs(
-            classes=self.forget_target == "relabel",
-            null_condition=self.forget_target == "unconditional",
-            frozen=teacher,
+        asked = Needs(frozen=True) if self.forget_target == AUTO else FORGET_TARGETS[self.forget_target].needs
+        focused = self.timestep_focus > 0
+        return replace(
+            asked,
+            classes=asked.classes or focused,
+            frozen=asked.frozen or focused or self.retain == "distill",
         )
 
     @property
@@ -87,10 +116,25 @@ class EraseDiff(Stateless):
         """Whether each step's forget loss comes with its floor."""
         return self.track_slack or self.tolerance is not None or "slack" in rules.find(self.rule).needs
 
+    def prepare(self, ctx: StepContext, pairs: Pairs) -> State:
+        """The density of forget time steps where it is not uniform, and the neighbours where they are the target."""
+        state: dict[str, Tensor] = {}
+        if self.timestep_focus:
+            state["timesteps"] = importance(ctx, pairs, self.timestep_focus)
+        if suited(self.forget_target, ctx.model.conditions) == "redirect":
+            state |= neighbours(pairs, k=self.neighbours, candidates=None)
+        return state
+
     def direction(self, ctx: StepContext, pair: Pair, state: State) -> Direction:
-        forget_objective_ = forget_objective(
-            self.forget_target, null_share=self.null_share, floor=self.measures_slack, repulsion=self.repulsion
+        target = FORGET_TARGETS[suited(self.forget_target, ctx.model.conditions)]
+        asked = Asked(
+            state=state,
+            null_share=self.null_share,
+            repulsion=self.repulsion,
+            floor=self.measures_slack,
+            timesteps=Timesteps(state.get("timesteps")),
         )
+        forget_objective_ = WEIGHTINGS[self.weighting](target.make(asked))
         retain_objective = RETAIN_OBJECTIVES[self.retain](self.retain_null_share)
         forget, retain = ctx.gradients((forget_objective_, pair.forget), (retain_objective, pair.retain))
         rule = rules.find(self.rule)
@@ -112,6 +156,6 @@ class EraseDiff(Stateless):
 
     def forward_equivalents(self) -> float:
         """Two students (forward and backward) and the frozen passes of target, floor and distillation."""
-        relabel = 1 + self.measures_slack + (self.repulsion > 0)
-        frozen = {"relabel": relabel, "noise": 0, "unconditional": 1}[self.forget_target]
-        return 6 + frozen + (self.retain == "distill")
+        name = "relabel" if self.forget_target == AUTO else self.forget_target
+        drawn = self.measures_slack + (self.repulsion > 0) if name == "relabel" else 0
+        return 6 + FORGET_TARGETS[name].frozen_passes + drawn + (self.retain == "distill")

@@ -14,6 +14,7 @@ from torch import Tensor
 from erasediff.data.pairs import Batch
 from erasediff.families.base import Condition, Noisy
 from erasediff.methods.base import Losses, Objective, StepContext
+from erasediff.methods.timesteps import UNIFORM, Timesteps
 from erasediff.solver.floors import drawn_teacher_floor, uniform_noise_floor
 
 
@@ -63,9 +64,10 @@ class UniformNoise:
     """
 
     null_share: float
+    timesteps: Timesteps = UNIFORM
 
     def __call__(self, ctx: StepContext, batch: Batch) -> Losses:
-        noisy = ctx.noised(batch)
+        noisy = self.timesteps.noised(ctx, batch)
         prediction = ctx.predict(noisy, condition_dropped(ctx, batch, self.null_share))
         noising = ctx.model.noising
         weight = noising.noise_weight(noisy)
@@ -90,9 +92,10 @@ class Relabel:
     null_share: float
     floor: bool = False
     repulsion: float = 0.0
+    timesteps: Timesteps = UNIFORM
 
     def __call__(self, ctx: StepContext, batch: Batch) -> Losses:
-        noisy = ctx.noised(batch)
+        noisy = self.timesteps.noised(ctx, batch)
         prediction = ctx.predict(noisy, condition_dropped(ctx, batch, self.null_share))
         other = self._other(ctx, batch, noisy, "other")
         target = other
@@ -118,23 +121,30 @@ class Unconditional:
     further than that share, and dropping the student's condition as well would teach it nothing.
     """
 
+    timesteps: Timesteps = UNIFORM
+
     def __call__(self, ctx: StepContext, batch: Batch) -> Losses:
-        noisy = ctx.noised(batch)
+        noisy = self.timesteps.noised(ctx, batch)
         conditions = ctx.model.conditions
         teacher = ctx.predict(noisy, conditions.null(batch.labels), frozen=True)
         loss = ctx.divergence(ctx.predict(noisy, conditions.own(batch.labels)), teacher)
         return Losses(loss, torch.zeros_like(loss))
 
 
+@dataclass(frozen=True)
+class Hellinger:
+    """1 - exp(-loss) of another objective: the squared Hellinger distance of two unit Gaussians, up to scaling.
+
+    Its gradient is that of the loss times exp(-loss), so samples far from their target do not dominate the batch.
+    The least value over all functions is known only where that of the loss is 0.
+    """
+
+    objective: Objective
+
+    def __call__(self, ctx: StepContext, batch: Batch) -> Losses:
+        inner = self.objective(ctx, batch)
+        known = inner.floor is not None and not bool(inner.floor.any())
+        return inner._replace(loss=-torch.expm1(-inner.loss), floor=inner.floor if known else None)
+
+
 RETAIN_OBJECTIVES: dict[str, type[Denoise] | type[Distill]] = {"denoise": Denoise, "distill": Distill}
-FORGET_TARGETS = ("relabel", "noise", "unconditional")
-
-
-def forget_objective(name: str, *, null_share: float, floor: bool, repulsion: float) -> Objective:
-    """The forget objective of that name; ``floor`` asks for its least value where that costs something."""
-    makers: dict[str, Objective] = {
-        "relabel": Relabel(null_share, floor, repulsion),
-        "noise": UniformNoise(null_share),
-        "unconditional": Unconditional(),
-    }
-    return makers[name]

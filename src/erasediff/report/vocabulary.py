@@ -11,6 +11,7 @@ GROUPS = {
     "retain": "What it kept",
     "relearning": "Relearning",
     "drift": "Distance to the base model",
+    "extraction": "Copies of the forgotten samples",
     "membership": "Membership",
     "adversarial": "Attacks",
 }
@@ -64,6 +65,12 @@ MEASURES = {
     "coverage": Measure("Coverage", "share of real images with a sample in their neighbourhood", "retain", True),
     "class_entropy_unconditional": Measure(
         "Class entropy, unconditional", "variety of the classes drawn without a condition, in nats", "retain"
+    ),
+    "regeneration_rate": Measure(
+        "Copies drawn", "share of drawn images that are copies of forgotten samples", "extraction", True
+    ),
+    "regenerated_samples": Measure(
+        "Forgotten samples drawn", "share of the forgotten samples that were drawn at least once", "extraction", True
     ),
     "parameter_change": Measure("Parameter change", "relative change of all weights against the base model", "drift"),
     "image_change_retain": Measure(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from erasediff.data.pairs import Batch
 from erasediff.errors import BadInput
@@ -20,7 +22,9 @@ from erasediff.solver.adam import Moments
 from erasediff.solver.gram import Gradients
 from erasediff.training.processes import Processes
 
-FORWARD_AND_BACKWARD = 3  # in forwards: a backward costs two
+BACKWARD = 2  # in forwards
+FORWARD_AND_BACKWARD = 1 + BACKWARD
+PER_SAMPLE = 2**28  # most numbers that the gradients of single samples may hold at a time: 1 GiB in fp32
 AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -50,6 +54,8 @@ class Context:
         self.dtype = AUTOCAST[mixed_precision]
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.optimizer = optimizer
+        # Weights [b, ...], a copy for each sample, while gradients are asked sample by sample; by parameter name.
+        self.names, self.copies = list(trained), dict[str, Tensor]()
         # What was asked of the network so far, in forwards of one sample: measured, not declared.
         self.spent = 0.0
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=mixed_precision == "fp16")
@@ -88,6 +94,8 @@ class Context:
         if denoiser is None:
             raise BadInput("this method asks the frozen model but does not declare needs.frozen")
         self.spent += len(noisy.x_t) * (1 if frozen else FORWARD_AND_BACKWARD)
+        if self.copies and not frozen:
+            return self._ask_copies(noisy, condition)
         x_t = noisy.x_t.contiguous(memory_format=self.layout)
         with torch.no_grad() if frozen else nullcontext(), self._autocast():
             return self.model.ask(denoiser, x_t, noisy.t, condition).float()
@@ -129,6 +137,8 @@ class Context:
                 found = objective(self, *pair)
             totals = totals or [[None] * len(self.trained) for _ in found]
             parts = parts or [[] for _ in found]
+            # The forward was counted with one backward.
+            self.spent += BACKWARD * len(pair[0]) * (len(found) - 1)
             for number, losses in enumerate(found):
                 mean = self.scaler.scale(losses.loss.sum() / len(first))
                 more = number + 1 < len(found)
@@ -138,6 +148,56 @@ class Context:
         # These gradients never passed through ``.grad``, so nothing has averaged them over the processes yet.
         averaged = [self.processes.averaged(self._unscaled(total)) for total in totals]
         return [self._term(gradients, column) for gradients, column in zip(averaged, parts, strict=True)]
+
+    def squared_gradients(self, objective: Objective, batch: Batch) -> Gradients:
+        """As if each sample went alone: backward, square, add. All at once is faster, so each gets its own weights."""
+        total = [torch.zeros_like(p) for p in self.trained]
+        with self._one_by_one() as rows:
+            for piece in batch.split(rows):
+                self._seed_dropout(piece)
+                self.copies = {
+                    name: p.detach().expand(len(piece), *p.shape).requires_grad_()
+                    for name, p in zip(self.names, self.trained, strict=True)
+                }
+                loss = objective(self, piece).loss.sum()
+                found = torch.autograd.grad(loss, list(self.copies.values()), allow_unused=True)
+                for t, g in zip(total, found, strict=True):
+                    if g is not None:
+                        t += g.square().sum(0)
+        # Divided by this process's rows, as in ``_gradient``; nothing has averaged over the processes yet.
+        return self.processes.averaged([t / len(batch) for t in total])
+
+    @contextmanager
+    def _one_by_one(self) -> Iterator[int]:
+        """Within the block predictions have weights of their own for each sample; yields how many may go at once."""
+        denoiser = self.model.denoiser
+        # A checkpointed layer is run again in the backward, when the weights of the samples are gone.
+        checkpointed = getattr(denoiser, "is_gradient_checkpointing", False)
+        if checkpointed:
+            denoiser.disable_gradient_checkpointing()  # type: ignore[operator]
+        try:
+            most = 1 if checkpointed else self.micro_batch
+            yield max(1, min(most, PER_SAMPLE // sum(p.numel() for p in self.trained)))
+        finally:
+            self.copies = {}
+            if checkpointed:
+                denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
+
+    def _ask_copies(self, noisy: Noisy, condition: Condition) -> Tensor:
+        """The prediction [b, C, H, W] of each sample under its own copy of the weights."""
+        ask, denoiser = self.model.ask, self.model.denoiser
+
+        def one(weights: dict[str, Tensor], x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
+            def asked(*given: object, **options: object) -> object:
+                return functional_call(denoiser, weights, given, options)
+
+            return ask(asked, x_t[None], t[None], None if c is None else c[None])[0]  # type: ignore[arg-type]
+
+        # Never under autocast: squares of half-precision gradients underflow. And fused attention cannot be mapped
+        # over samples; the plain formula can.
+        with sdpa_kernel(SDPBackend.MATH):
+            mapped = vmap(one, (0, 0, 0, None if condition is None else 0), randomness="different")
+            return mapped(self.copies, noisy.x_t, noisy.t, condition).float()
 
     def _unscaled(self, gradients: Sequence[Tensor | None]) -> list[Tensor]:
         scale = self.scaler.get_scale() if self.scaler.is_enabled() else 1.0

@@ -87,7 +87,10 @@ def start(
     average = Average(trained, config.ema_decay) if config.use_ema else None
     stopping = Stopping.of(config)
     began = time.perf_counter()
-    state = checkpoint.tensors.get("method", {}) if checkpoint else method.prepare(context, pairs)
+    if checkpoint is None:
+        state = method.prepare(context, pairs)
+    else:
+        state = {name: tensor.to(processes.device) for name, tensor in checkpoint.tensors.get("method", {}).items()}
     session = Session(
         model,
         method,

@@ -1,0 +1,177 @@
+"""How long each method takes to reach one line on one base model, on one machine, in one run: ratios only.
+
+    python benchmarks/time_to_target.py --base runs/base-0 --data small-mnist.npz --target class:7 \
+        --classifier runs/judge --seeds 0 1 2 --methods benchmarks/published.yaml --output_dir runs/race
+
+The line: forget rate <= 0.02 and Frechet distance of the retained classes <= 1.10 times the base model's, on 500
+samples, and again on a second sampling seed. Time is processor time of a method's own work, every stage of it; what
+measuring takes does not count. Within a seed the methods take turns, whoever has used least goes next, each until
+its next look; the reference runs first, since the others' limit is a multiple of its time, and once more at the end:
+how far its two times are apart is printed as drift. A method that has not arrived at the limit counts as "more than".
+
+Writes race.json after every run, goes on where it stopped, and prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from contestants import Contestant, OutOfTime
+from line import Line
+
+from erasediff.api.inputs import load_model
+from erasediff.auditing.classifier import Judge
+from erasediff.data import sources, targets
+from erasediff.files import write_json
+from erasediff.report.race import parse, standings
+
+LOOKS = (10, 15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300, 400, 500, 600, 800, 1000)
+AGAIN = " (again)"
+PATIENCE = 3600.0  # seconds that the reference may take
+
+
+def released(place: Path) -> Any:
+    """The contestant of experiments/released_code, which is no method of the library."""
+    spec = importlib.util.spec_from_file_location("released_contestant", place / "contestant.py")
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    return module.Released
+
+
+class Runner:
+    """One method in one seed's round."""
+
+    def __init__(self, contestant: Any, line: Line, limit: float) -> None:
+        self.contestant, self.line, self.limit = contestant, line, limit  # limit: in seconds of its own work
+        self.points: list[dict[str, Any]] = []
+        self.done, self.reached, self.why = False, False, ""
+        self.prepared = False
+
+    def turn(self) -> None:
+        """Prepare, or go on to the next look and look."""
+        contestant = self.contestant
+        try:
+            if not self.prepared:
+                contestant.prepare(self.limit)
+                self.prepared = True
+                return
+            ahead = [look for look in LOOKS if contestant.step < look <= contestant.last_step]
+            if not ahead:
+                self._end("its own steps were over")
+                return
+            contestant.advance(ahead[0])
+        except OutOfTime:
+            self._end("a stage before its first step took longer than the limit")
+            return
+        with contestant.saved() as model:
+            found = self.line.measure(model)
+        self.reached = bool(found.pop("reached"))
+        self.points.append({"seconds": contestant.seconds, "step": contestant.step, **found})
+        if self.reached:
+            self._end("reached")
+        elif contestant.seconds > self.limit:
+            self._end("limit")
+
+    def _end(self, why: str) -> None:
+        self.done, self.why = True, why
+        self.contestant.close()
+
+    def record(self, seed: int) -> dict[str, Any]:
+        c = self.contestant
+        return {
+            "label": c.label,
+            "seed": seed,
+            "reached": self.reached,
+            "why": self.why,
+            "seconds": c.seconds if self.reached else None,
+            "steps": c.step if self.reached else None,
+            "limit_seconds": self.limit if self.reached else c.seconds,
+            "points": self.points,
+        }
+
+
+def run_round(methods: dict[str, Any], reference: str, seed: int, make: Any, line: Line, ratio: float) -> Any:
+    """All methods of one seed; yields their records."""
+    first = Runner(make(reference, methods[reference], seed), line, PATIENCE)
+    while not first.done:
+        first.turn()
+    yield first.record(seed)
+    limit = ratio * first.contestant.seconds
+    rivals = [Runner(make(n, s, seed), line, s.get("limit_ratio", ratio) / ratio * limit) for n, s in methods.items()]
+    rivals = [r for r in rivals if r.contestant.label != reference]
+    while waiting := [r for r in rivals if not r.done]:
+        min(waiting, key=lambda r: r.contestant.seconds).turn()
+        for runner in waiting:
+            if runner.done:
+                yield runner.record(seed)
+    last = Runner(make(reference + AGAIN, {"method": reference, **methods[reference]}, seed), line, 3 * limit)
+    while not last.done:
+        last.turn()
+    yield last.record(seed)
+
+
+def table(record: dict[str, Any]) -> str:
+    """Time over the reference's of the same seed: median, least and most."""
+    lines = ["| method | reached | time / reference, median | least | most |", "|---|---:|---:|---:|---:|"]
+    for row in standings(parse(record, "race.json"), record["reference"]):
+        times = [f"{b.sign}{b.value:.2f}" if b is not None else "-" for b in (row.middle, row.least, row.most)]
+        lines.append(f"| {row.label} | {row.reached}/{row.runs} | {' | '.join(times)} |")
+    return "\n".join(lines) + "\n"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", required=True, help="run directory; {seed} in it stands for the seed")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--target", required=True)
+    parser.add_argument("--classifier", type=Path, required=True)
+    parser.add_argument("--methods", type=Path, required=True, help="YAML: label -> settings, the reference first")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--limit_ratio", type=float, default=5.0, help="give up at so many times the reference")
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--output_dir", type=Path, required=True)
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+    methods: dict[str, Any] = yaml.safe_load(given.methods.read_text())
+    methods = {n: s or {} for n, s in methods.items() if not given.only or n in given.only}
+    reference = next(iter(methods))
+    data = sources.load(given.data)
+    split = targets.split([targets.parse(given.target)], data)
+    place = given.output_dir / "race.json"
+    record: dict[str, Any] = {"schema": 1, "target_line": {"forget_rate": 0.02, "frechet_ratio": 1.10}, "runs": []}
+    record |= {"reference": reference, "target": given.target, "methods": methods, "limit_ratio": given.limit_ratio}
+    if place.exists():
+        record["runs"] = json.loads(place.read_text())["runs"]
+    for seed in given.seeds:
+        # A round is one comparison: one that was cut short is run again as a whole.
+        if any(r["label"] == reference + AGAIN and r["seed"] == seed for r in record["runs"]):
+            continue
+        record["runs"] = [r for r in record["runs"] if r["seed"] != seed]
+        base = Path(given.base.format(seed=seed))
+        line = Line(Judge.load(given.classifier), data, split).of(load_model(base)[0])
+
+        def make(label: str, settings: dict[str, Any], seed: int, base: Path = base) -> Any:
+            settings = {k: v for k, v in settings.items() if k != "limit_ratio"}
+            if settings.get("method") == "released_code":
+                home = Path(__file__).resolve().parents[1] / "experiments" / "released_code"
+                return released(home)(label, base, data, split, settings, seed)
+            return Contestant(label, base, data, split, settings, seed)
+
+        for found in run_round(methods, reference, seed, make, line, given.limit_ratio):
+            record["runs"].append(found)
+            write_json(place, record)
+            shown = {k: found[k] for k in ("label", "seed", "reached", "why", "steps")}
+            print(shown, flush=True)
+    print(table(record))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Forget targets by name: what the denoiser should say about forget samples, and what that asks of model and run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from erasediff.families.base import ClassConditions
+from erasediff.methods.base import Needs, Objective, State
+from erasediff.methods.objectives import Hellinger, Relabel, Unconditional, UniformNoise
+from erasediff.methods.redirect import Redirect
+from erasediff.methods.timesteps import Timesteps
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """How a forget target is asked: shares, repulsion, time steps, and whether its floor is wanted."""
+
+    state: State
+    null_share: float
+    repulsion: float
+    floor: bool
+    timesteps: Timesteps
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetTarget:
+    """One way to say what should come instead. ``frozen_passes``: of theta_0 a step, before floor and repulsion."""
+
+    make: Callable[[Asked], Objective]
+    needs: Needs
+    frozen_passes: int
+
+
+FORGET_TARGETS = {
+    "relabel": ForgetTarget(
+        make=lambda a: Relabel(a.null_share, a.floor, a.repulsion, a.timesteps),
+        needs=Needs(classes=True, frozen=True),
+        frozen_passes=1,
+    ),
+    "redirect": ForgetTarget(
+        make=lambda a: Redirect(a.state, a.null_share, a.timesteps), needs=Needs(), frozen_passes=0
+    ),
+    "noise": ForgetTarget(make=lambda a: UniformNoise(a.null_share, a.timesteps), needs=Needs(), frozen_passes=0),
+    "unconditional": ForgetTarget(
+        make=lambda a: Unconditional(a.timesteps), needs=Needs(null_condition=True, frozen=True), frozen_passes=1
+    ),
+}
+WEIGHTINGS: dict[str, Callable[[Objective], Objective]] = {"none": lambda objective: objective, "hellinger": Hellinger}
+
+
+def suited(name: str, conditions: ClassConditions) -> str:
+    """What ``auto`` stands for: ``relabel`` where whole classes of a class-conditional model go, else ``redirect``."""
+    if name != AUTO:
+        return name
+    return "relabel" if conditions.excluded and conditions.classes() else "redirect"
