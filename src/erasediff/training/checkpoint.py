@@ -94,5 +94,7 @@ def load_optimizer(
         prefix = f"{name}/"
         entries = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
         optimizer.state[parameter] = {
-            key: value.clone() if key == "step" else value.to(parameter.device) for key, value in entries.items()
+            # The step count is changed in place, so it is not shared; fused Adam keeps it where the weights are.
+            key: value.to(parameter.device, copy=key == "step")
+            for key, value in entries.items()
         }
