@@ -20,6 +20,8 @@ from erasediff.training.config import ERASE_DEFAULTS
 from erasediff.training.loop import Session, start, take_step
 from erasediff.training.schedule import learning_rate
 
+LONGEST = 1e6  # seconds; the timer takes no infinity
+
 
 class OutOfTime(Exception):
     """A stage that cannot be divided (a Fisher matrix, a replay set) ran into the limit."""
@@ -33,7 +35,7 @@ def at_most(seconds: float) -> Iterator[None]:
         raise OutOfTime
 
     before = signal.signal(signal.SIGPROF, ring)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_PROF, min(seconds, LONGEST))
     try:
         yield
     finally:

@@ -15,8 +15,9 @@ Writes race.json after every run, goes on where it stopped, and prints a table.
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,14 @@ from erasediff.report.race import parse, standings
 
 LOOKS = (10, 15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300, 400, 500, 600, 800, 1000)
 AGAIN = " (again)"
+RELEASED = "released_code"
 PATIENCE = 3600.0  # seconds that the reference may take
 
 
 def released(place: Path) -> Any:
     """The contestant of experiments/released_code, which is no method of the library."""
-    spec = importlib.util.spec_from_file_location("released_contestant", place / "contestant.py")
-    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-    spec.loader.exec_module(module)  # type: ignore[union-attr]
-    return module.Released
+    sys.path.insert(0, str(place))
+    return importlib.import_module("contestant").Released
 
 
 class Runner:
@@ -130,21 +130,32 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", required=True)
     parser.add_argument("--target", required=True)
     parser.add_argument("--classifier", type=Path, required=True)
-    parser.add_argument("--methods", type=Path, required=True, help="YAML: label -> settings, the reference first")
+    parser.add_argument("--methods", type=Path, required=True, help="YAML: label -> settings, reference first")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--limit_ratio", type=float, default=5.0, help="give up at so many times the reference")
-    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--only", nargs="*", default=[], help="labels to run beside the reference")
     parser.add_argument("--output_dir", type=Path, required=True)
     return parser.parse_args()
 
 
+def read_methods(path: Path, only: list[str]) -> tuple[dict[str, Any], str]:
+    """Label -> settings, and the reference: the first. The key ``training`` is for all but the reference."""
+    filed: dict[str, Any] = yaml.safe_load(path.read_text())
+    common = filed.pop("training", {})
+    reference = next(iter(filed))
+    methods = {n: dict(s or {}) for n, s in filed.items() if n == reference or not only or n in only}
+    for name, settings in methods.items():
+        if name != reference and settings.get("method") != RELEASED:
+            settings["training"] = {**common, **settings.get("training", {})}
+    return methods, reference
+
+
 def main() -> None:
     given = arguments()
-    methods: dict[str, Any] = yaml.safe_load(given.methods.read_text())
-    methods = {n: s or {} for n, s in methods.items() if not given.only or n in given.only}
-    reference = next(iter(methods))
+    methods, reference = read_methods(given.methods, given.only)
     data = sources.load(given.data)
     split = targets.split([targets.parse(given.target)], data)
+    given.output_dir.mkdir(parents=True, exist_ok=True)
     place = given.output_dir / "race.json"
     record: dict[str, Any] = {"schema": 1, "target_line": {"forget_rate": 0.02, "frechet_ratio": 1.10}, "runs": []}
     record |= {"reference": reference, "target": given.target, "methods": methods, "limit_ratio": given.limit_ratio}
@@ -160,7 +171,7 @@ def main() -> None:
 
         def make(label: str, settings: dict[str, Any], seed: int, base: Path = base) -> Any:
             settings = {k: v for k, v in settings.items() if k != "limit_ratio"}
-            if settings.get("method") == "released_code":
+            if settings.get("method") == RELEASED:
                 home = Path(__file__).resolve().parents[1] / "experiments" / "released_code"
                 return released(home)(label, base, data, split, settings, seed)
             return Contestant(label, base, data, split, settings, seed)

@@ -14,7 +14,6 @@ run = erasediff.erase(
     target=erasediff.Class(7),
     method=erasediff.EraseDiff(forget_target="relabel", repulsion=0.5),
     max_train_steps=80,
-    learning_rate=5e-4,
     output_dir="runs/example/erased",
     overwrite=True,
 )

@@ -37,6 +37,10 @@ def piece(minutes: float) -> Iterator[Piece]:
         state.over = True
         signal.raise_signal(signal.SIGINT)
 
+    # A shell that starts a job in the background tells it to ignore SIGINT; here it must be heard all the same.
+    interrupt = signal.getsignal(signal.SIGINT)
+    if interrupt is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
     try:
@@ -44,3 +48,4 @@ def piece(minutes: float) -> Iterator[Piece]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGINT, interrupt)

@@ -1,7 +1,7 @@
-"""Which defaults of EraseDiff are best: one factor at a time around a centre, on several data sets and seeds.
+"""Which defaults of EraseDiff are best: one factor at a time around the defaults, on several data sets and seeds.
 
     python experiments/defaults/run.py --data digits --seeds 0 1 2 --output_dir runs/defaults-digits
-    python experiments/defaults/small_mnist.py path/to/mnist small-mnist.npz
+    python experiments/images/small.py path/to/mnist small-mnist.npz
     python experiments/defaults/run.py --data small-mnist.npz --seeds 0 --train_steps 1000 --per_class 40 \
         --output_dir runs/defaults-mnist
 
@@ -32,25 +32,34 @@ from erasediff.families.base import Model
 from erasediff.files import write_atomic, write_json
 from erasediff.methods.erasediff import EraseDiff
 
-CENTRE: dict[str, Any] = {"max_train_steps": 120, "learning_rate": 5e-4}
 SETTINGS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "forget_target noise": {"forget_target": "noise"},
     "forget_target noise, eta 0.1": {"forget_target": "noise", "eta": 0.1},
     "forget_target unconditional": {"forget_target": "unconditional"},
-    "retain distill": {"retain": "distill"},
+    "forget_target redirect": {"forget_target": "redirect"},
+    "retain denoise": {"retain": "denoise"},
+    "others uniform": {"others": "uniform"},
     "repulsion 0": {"repulsion": 0.0},
-    "repulsion 1": {"repulsion": 1.0},
+    "repulsion 0.5": {"repulsion": 0.5},
+    "repulsion 0.5, others uniform": {"repulsion": 0.5, "others": "uniform"},
     "null_share 0": {"null_share": 0.0},
-    "null_share 0.5": {"null_share": 0.5},
+    "null_share 0.15": {"null_share": 0.15},
+    "retain_null_share 0.4": {"retain_null_share": 0.4},
+    "timestep_focus 0.5": {"timestep_focus": 0.5},
+    "weighting hellinger": {"weighting": "hellinger"},
     "eta 0.1": {"eta": 0.1},
     "eta 3": {"eta": 3.0},
-    "rule adam_barrier": {"rule": "adam_barrier"},
+    "rule adam_barrier": {"rule": "adam_barrier", "max_grad_norm": 0.0},
     "rule value_barrier": {"rule": "value_barrier"},
     "rule munba": {"rule": "munba"},
     "rule constant 0.1": {"rule": "constant", "multiplier": 0.1},
-    "learning_rate 2e-4": {"learning_rate": 2e-4},
-    "learning_rate 1e-3": {"learning_rate": 1e-3},
+    "slack_tolerance 0.05": {"slack_tolerance": 0.05},
+    "parameters up_blocks": {"parameters": "up_blocks*"},
+    "parameters class_embedding": {"parameters": "class_embedding*"},
+    "focus, hellinger, munba together": {"timestep_focus": 0.5, "weighting": "hellinger", "rule": "munba"},
+    "learning_rate 5e-4": {"learning_rate": 5e-4},
+    "learning_rate 2e-4, 300 steps": {"learning_rate": 2e-4, "max_train_steps": 300},
     "60 steps": {"max_train_steps": 60},
     "300 steps": {"max_train_steps": 300},
 }
@@ -101,7 +110,7 @@ def prepared(place: Path, data: ImageData, seed: int, arguments: argparse.Namesp
 
 def trial(base: Path, data: ImageData, seed: int, setting: dict[str, Any], target: int) -> tuple[Model, float]:
     """One erasure, and what it cost in forwards of one batch (seconds would be those of a shared machine)."""
-    fields = {**CENTRE, **setting}
+    fields = dict(setting)
     method = {k: v for k, v in fields.items() if k in EraseDiff.__dataclass_fields__}
     loop = {k: v for k, v in fields.items() if k not in method}
     run = erase(

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -188,8 +189,11 @@ def test_nothing_is_written_over_and_nothing_is_cut_in_two(shards, tmp_path, cap
     assert "alone needs 1; give at least that" in capsys.readouterr().err
 
 
-def test_a_piece_interrupts_itself_once_and_cleans_up(script):
+@pytest.mark.parametrize("ignored", [False, True])  # as it is for a job in the background
+def test_a_piece_interrupts_itself_once_and_cleans_up(script, ignored, request):
     piece = script("piece").piece
+    request.addfinalizer(partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
+    signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
     handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGALRM)]
     with piece(0.001) as timer:
         assert not timer.over

@@ -10,7 +10,15 @@ from erasediff.errors import BadInput
 from erasediff.families.tiny import TINY
 from erasediff.methods.erasediff import EraseDiff
 from erasediff.methods.fine_tune import FineTune
-from erasediff.methods.objectives import Denoise, Distill, Relabel, Unconditional, UniformNoise, condition_dropped
+from erasediff.methods.objectives import (
+    Blend,
+    Denoise,
+    Distill,
+    Relabel,
+    Unconditional,
+    UniformNoise,
+    condition_dropped,
+)
 from erasediff.training.context import Context
 from erasediff.training.parameters import select
 from erasediff.training.processes import Processes
@@ -143,3 +151,16 @@ def test_a_method_without_the_frozen_model_cannot_ask_it(squares):
     ctx = context(frozen=False)
     with pytest.raises(BadInput, match=r"needs\.frozen"):
         ctx.predict(ctx.noised(forget_batch(squares)), None, frozen=True)
+
+
+def test_a_blend_is_half_of_each_gradient(squares):
+    """Its target is the mean of the two, so its gradient is the mean of theirs."""
+    ctx, batch = context(), forget_batch(squares, 8)
+    with torch.no_grad():  # away from the frozen model, or distillation would have no gradient
+        for parameter in ctx.model.denoiser.parameters():
+            parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    blend, denoise, distill = ctx.gradients((Blend(0.3), batch), (Denoise(0.3), batch), (Distill(0.3), batch))
+    for found, one, other in zip(blend.gradients, denoise.gradients, distill.gradients, strict=True):
+        assert torch.allclose(found, (one + other) / 2, atol=1e-6)
+    assert torch.allclose(blend.denoise, denoise.loss)
+    assert blend.floor is None

@@ -96,4 +96,4 @@ def _job(job: Callable[[], Run], threads: int) -> None:
 
 
 TRAINING = {"max_train_steps": 700, "train_batch_size": 64, "checkpointing_steps": 0}
-ERASING = {"max_train_steps": 80, "train_batch_size": 64, "checkpointing_steps": 0, "learning_rate": 5e-4}
+ERASING = {"max_train_steps": 80, "train_batch_size": 64, "checkpointing_steps": 0}

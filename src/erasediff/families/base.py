@@ -56,10 +56,12 @@ class ClassConditions:
             raise BadInput("this model has no null condition: it was not trained for classifier-free guidance")
         return torch.full_like(_given(labels), self.null_label)
 
-    def other(self, labels: Tensor | None, uniform: Tensor) -> Condition:
+    def other(self, labels: Tensor | None, uniform: Tensor, weights: Tensor | None = None) -> Condition:
         """A class drawn for each sample, never its own nor an excluded one. ``uniform``: [B] draws from U[0, 1).
 
-        A pure function of its arguments, so that the same step draws the same classes on one process or eight.
+        ``weights`` [num_classes, num_classes]: how likely each class (column) is for each own class (row), up to
+        scale; by default all are alike. A pure function of its arguments, so that the same step draws the same classes
+        on one process or eight.
         """
         if not self.num_classes:
             raise BadInput("an unconditional model has no other class to be relabelled to")
@@ -67,11 +69,13 @@ class ClassConditions:
         allowed = torch.ones(own.shape[0], self.num_classes, device=own.device, dtype=torch.float64)
         allowed[:, list(self.excluded)] = 0
         allowed.scatter_(1, own[:, None], 0)
+        if weights is not None:
+            allowed *= weights.to(allowed)[own]
         steps = allowed.cumsum(1)
-        count = steps[:, -1:]
-        # Each allowed class has the same share of [0, 1); the clamp keeps a u that rounded up to 1 inside.
-        rank = (uniform[:, None].to(steps) * count).floor().minimum(count - 1)
-        return (steps <= rank).sum(1)
+        total = steps[:, -1:]
+        # Each class has its share of [0, 1); below the total, so that a u that rounded up to 1 stays inside.
+        height = (uniform[:, None].to(steps) * total).minimum(total.nextafter(torch.zeros_like(total)))
+        return (steps <= height).sum(1)
 
     def where(self, mask: Tensor, chosen: Condition, otherwise: Condition) -> Condition:
         """``chosen`` where ``mask`` [B] holds, else ``otherwise``."""

@@ -23,6 +23,7 @@ from erasediff.families.base import ClassConditions
 from erasediff.methods.base import Direction, Needs, State, StepContext, record
 from erasediff.methods.forgetting import AUTO, FORGET_TARGETS, WEIGHTINGS, Asked, suited
 from erasediff.methods.objectives import RETAIN_OBJECTIVES
+from erasediff.methods.others import CHOICES
 from erasediff.methods.redirect import neighbours
 from erasediff.methods.timesteps import Timesteps, importance
 from erasediff.solver import rules
@@ -38,9 +39,12 @@ class EraseDiff:
             class), ``redirect`` (the best denoiser of the retained images nearest to them), ``noise`` (U[0, 1), as in
             the paper), ``unconditional`` (the frozen model without condition), or ``auto``: relabel where whole
             classes of a class-conditional model are forgotten, else redirect.
+        others: which classes ``relabel`` draws: ``distant`` (rather those that the frozen model tells best from the
+            sample's own) or ``uniform``.
         neighbours: retained images that each forget sample is redirected to.
         repulsion: how far the ``relabel`` target is pushed away from the sample's own class; 0 for the plain one.
-        retain: ``denoise`` (the ordinary loss) or ``distill`` (agree with the frozen model; for little retain data).
+        retain: ``distill`` (agree with the frozen model: little variance, so few and large steps), ``denoise`` (the
+            ordinary loss) or ``blend`` (agree with the mean of both).
         rule: how the two gradients are weighed; ``erasediff list rules`` names them.
         eta: how hard the barrier pushes; the forget loss falls at least eta ||g_f||^2 per unit step.
         multiplier: the constant of rule ``constant``.
@@ -57,11 +61,12 @@ class EraseDiff:
     """
 
     forget_target: str = "auto"
+    others: str = "distant"
     neighbours: int = 8
     repulsion: float = 0.5
-    retain: str = "denoise"
+    retain: str = "distill"
     rule: str = "dynamic_barrier"
-    eta: float = 1.0
+    eta: float = 0.3
     multiplier: float = 1.0
     timestep_focus: float = 0.0
     weighting: str = "none"
@@ -79,6 +84,7 @@ class EraseDiff:
         check_one_of("forget_target", self.forget_target, [AUTO, *FORGET_TARGETS])
         check_one_of("retain", self.retain, RETAIN_OBJECTIVES)
         rules.find(self.rule)
+        check_one_of("others", self.others, CHOICES)
         check_one_of("weighting", self.weighting, WEIGHTINGS)
         for name in ("null_share", "retain_null_share", "timestep_focus"):
             if not 0 <= getattr(self, name) <= 1:
@@ -108,7 +114,7 @@ class EraseDiff:
         return replace(
             asked,
             classes=asked.classes or focused,
-            frozen=asked.frozen or focused or self.retain == "distill",
+            frozen=asked.frozen or focused or self.retain != "denoise",
         )
 
     @property
@@ -121,7 +127,10 @@ class EraseDiff:
         state: dict[str, Tensor] = {}
         if self.timestep_focus:
             state["timesteps"] = importance(ctx, pairs, self.timestep_focus)
-        if suited(self.forget_target, ctx.model.conditions) == "redirect":
+        target = suited(self.forget_target, ctx.model.conditions)
+        if target == "relabel" and (weights := CHOICES[self.others]) is not None:
+            state["others"] = weights(ctx, pairs)
+        if target == "redirect":
             state |= neighbours(pairs, k=self.neighbours, candidates=None)
         return state
 
@@ -158,4 +167,4 @@ class EraseDiff:
         """Two students (forward and backward) and the frozen passes of target, floor and distillation."""
         name = "relabel" if self.forget_target == AUTO else self.forget_target
         drawn = self.measures_slack + (self.repulsion > 0) if name == "relabel" else 0
-        return 6 + FORGET_TARGETS[name].frozen_passes + drawn + (self.retain == "distill")
+        return 6 + FORGET_TARGETS[name].frozen_passes + drawn + (self.retain != "denoise")

@@ -36,7 +36,7 @@ class ForgetTarget:
 
 FORGET_TARGETS = {
     "relabel": ForgetTarget(
-        make=lambda a: Relabel(a.null_share, a.floor, a.repulsion, a.timesteps),
+        make=lambda a: Relabel(a.null_share, a.floor, a.repulsion, a.timesteps, a.state.get("others")),
         needs=Needs(classes=True, frozen=True),
         frozen_passes=1,
     ),

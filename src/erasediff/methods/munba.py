@@ -17,9 +17,14 @@ from erasediff.methods.erasediff import EraseDiff
 
 @dataclass(frozen=True, kw_only=True)
 class MUNBa(EraseDiff):
-    """The bargain of two players, with EraseDiff's objectives."""
+    """The bargain of two players, with EraseDiff's forget targets.
+
+    The retain loss is the ordinary one, as in the paper: distillation begins without a gradient, and a player who wants
+    nothing cannot bargain.
+    """
 
     rule: str = "munba"
+    retain: str = "denoise"
 
     PAPER: ClassVar[str] = "arXiv:2411.15537"
-    SUMMARY: ClassVar[str] = "EraseDiff's objectives, weighed by Nash bargaining"
+    SUMMARY: ClassVar[str] = "EraseDiff's forget targets, weighed by Nash bargaining"

@@ -1,6 +1,6 @@
-"""A small MNIST for CPUs: the first 12,000 training images, averaged over 2 x 2 pixels to 14 x 14.
+"""A small MNIST (or Fashion-MNIST) for CPUs: the first 12,000 training images, averaged over 2 x 2 pixels to 14 x 14.
 
-python experiments/defaults/small_mnist.py path/to/mnist small-mnist.npz
+python experiments/images/small.py path/to/mnist small-mnist.npz
 """
 
 from __future__ import annotations

@@ -1,0 +1,95 @@
+"""One setting of one method, looked at several times on its way: how the defaults were searched (search.md).
+
+    python experiments/images/trial.py --base runs/mnist/base-1 --data small-mnist.npz --target class:4 \
+        --classifier runs/mnist/judge --at 60 120 --set method=erasediff eta=0.3 learning_rate=1e-3
+
+A look draws 300 samples of the target, 300 without a condition and 200 of each other class with the averaged weights,
+and prints a line of JSON. ``seconds`` is processor time of the method's own work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from erasediff.auditing.classifier import Judge
+from erasediff.auditing.generate import images
+from erasediff.auditing.metrics.distribution import frechet_distance, neighbourhoods
+from erasediff.data import sources, targets
+from erasediff.data.sources import ImageData
+from erasediff.families.base import Model
+from erasediff.training.config import TrainingConfig
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+from contestants import Contestant
+
+TARGET_SAMPLES, PER_CLASS, REAL = 300, 200, 3000
+SAMPLING: dict[str, Any] = {"seed": 0, "guidance_scale": 1.5, "num_inference_steps": 12}
+
+
+def look(model: Model, judge: Judge, data: ImageData, split: targets.Split) -> dict[str, float]:
+    """Forget rates, retained accuracy, Frechet distance, precision and recall."""
+    wanted = torch.tensor(split.classes)
+    kept = [c for c in range(len(data.class_names)) if c not in split.excluded]
+    asked = torch.tensor(kept).repeat(PER_CLASS)
+    labels = wanted.repeat(TARGET_SAMPLES)[:TARGET_SAMPLES]
+    forgotten = images(model, labels, TARGET_SAMPLES, kind="forget", **SAMPLING)
+    free = images(model, None, TARGET_SAMPLES, kind="unconditional", **SAMPLING)
+    drawn = images(model, asked, len(asked), kind="retain", **SAMPLING)
+    right = judge.probabilities(drawn).argmax(1) == asked
+    real, features = judge.features(data.floats(split.retain)), judge.features(drawn)
+    around = neighbourhoods(real[:REAL], features)
+    return {
+        "forget_rate": _share(judge, forgotten, wanted),
+        "unconditional": _share(judge, free, wanted),
+        "accuracy": float(right.double().mean()),
+        "worst": min(float(right[asked == c].double().mean()) for c in kept),
+        "frechet": frechet_distance(real, features),
+        "precision": float(around.precise.mean()),
+        "recall": float(around.recalled.mean()),
+    }
+
+
+def _share(judge: Judge, drawn: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float(torch.isin(judge.probabilities(drawn).argmax(1), wanted).double().mean())
+
+
+def settings_of(pairs: list[str]) -> dict[str, Any]:
+    """``field=value`` as a contestant takes them: the loop's fields apart from the method's."""
+    given = {k: yaml.safe_load(v) for k, _, v in (pair.partition("=") for pair in pairs)}
+    given = {k: float(v) if isinstance(v, str) and v[:1].isdigit() else v for k, v in given.items()}
+    training = {k: v for k, v in given.items() if k in TrainingConfig.__dataclass_fields__}
+    return {**{k: v for k, v in given.items() if k not in training}, "training": training}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--target", required=True)
+    parser.add_argument("--classifier", type=Path, required=True)
+    parser.add_argument("--at", type=int, nargs="+", default=[60, 120], help="steps at which it is looked at")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="of the method and of the loop")
+    given = parser.parse_args()
+    data, judge = sources.load(given.data), Judge.load(given.classifier)
+    split = targets.split([targets.parse(given.target)], data)
+    settings = settings_of(given.set)
+    settings["training"] = {"max_train_steps": max(given.at), **settings["training"]}
+    contestant = Contestant("erasediff", given.base, data, split, settings, given.seed)
+    contestant.prepare(float("inf"))
+    for steps in given.at:
+        contestant.advance(steps)
+        with contestant.saved() as model:
+            found = look(model, judge, data, split)
+        print(json.dumps({"settings": given.set, "step": steps, "seconds": round(contestant.seconds, 1), **found}))
+
+
+if __name__ == "__main__":
+    main()
