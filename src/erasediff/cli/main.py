@@ -17,7 +17,7 @@ VERBS = {
     "train": "train a base model, or with --exclude the retrained oracle",
     "erase": "remove a class or samples from a model",
     "audit": "measure what a model forgot and what it kept; write a report",
-    "compare": "put several audited runs side by side",
+    "compare": "put audited runs side by side, or a plan of runs that it makes first",
     "export": "write a run's model in another form",
     "purge": "delete from a run what still holds the forgotten data",
     "list": "list methods, families, metrics, attacks, rules, suites",
