@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import deque
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,7 @@ from erasediff.data.sources import ImageData
 from erasediff.data.targets import Split
 from erasediff.families.base import Model
 from erasediff.training.config import ERASE_DEFAULTS
-from erasediff.training.loop import Session, start, take_step
-from erasediff.training.schedule import learning_rate
+from erasediff.training.loop import Session, start, train
 
 LONGEST = 1e6  # seconds; the timer takes no infinity
 
@@ -80,20 +81,14 @@ class Contestant:
     def advance(self, steps: int) -> None:
         """Take steps until ``steps`` are done."""
         session = self._started()
-        rate = learning_rate(session.config)
         began = time.process_time()
-        while session.step < steps:
-            session.optimizer.param_groups[0]["lr"] = rate(session.step)
-            take_step(session)
+        deque(islice(train(session), steps - session.step), maxlen=0)
         self.seconds += time.process_time() - began
         self.step = session.step
 
-    def saved(self) -> AbstractContextManager[Model]:
-        """The model with the weights that a run which ended now would save."""
-        return self._averaged()
-
     @contextmanager
-    def _averaged(self) -> Iterator[Model]:
+    def saved(self) -> Iterator[Model]:
+        """The model with the weights that a run which ended now would save."""
         session = self._started()
         held = session.average.in_place() if session.average is not None else nullcontext()
         with held:
