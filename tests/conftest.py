@@ -28,13 +28,17 @@ def small_audit(monkeypatch):
     from dataclasses import replace
     from functools import partial
 
-    import erasediff.api.audit as audit
-    from erasediff.auditing.suite import SUITES
+    import erasediff.api.judges as judges
+    from erasediff.auditing.attacks.extraction import Extraction
+    from erasediff.auditing.attacks.membership import Membership
+    from erasediff.auditing.attacks.relearning import Relearning
+    from erasediff.auditing.suites import SUITES
 
-    few = {"forget": 20, "per_class": 5, "unconditional": 20, "num_inference_steps": 2, "resamples": 5}
-    few |= {"relearn_steps": 4, "relearn_samples": 8}
+    few = {"forget": 20, "per_class": 6, "unconditional": 20, "num_inference_steps": 2, "resamples": 5}
+    relearning = Relearning(images=(10,), steps=4, samples=8, points=2, repeats=1)
+    few["attacks"] = (Extraction(samples=20), Membership(kinds=("loss",)), relearning)
     monkeypatch.setitem(SUITES, "quick", replace(SUITES["quick"], **few))
-    monkeypatch.setattr(audit, "train_classifier", partial(audit.train_classifier, steps=40))
+    monkeypatch.setattr(judges, "train_classifier", partial(judges.train_classifier, steps=40))
 
 
 def make_squares(count: int = 80, classes: int = 4) -> ImageData:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from erasediff.api.audit import judge_for
+from erasediff.api.judges import judge_for
 from erasediff.api.train import train
 from erasediff.data import sources
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,7 +25,7 @@ from erasediff.families import tiny
 from erasediff.methods.salun import SalUn
 
 SMALL = {"model": "base", "targets": ["class:1"], "methods": {"erasediff": {}}}
-FEW = {"forget": 8, "per_class": 4, "unconditional": 8, "num_inference_steps": 2, "resamples": 3, "relearn_images": []}
+FEW = {"forget": 8, "per_class": 4, "unconditional": 8, "num_inference_steps": 2, "resamples": 3, "attacks": []}
 
 
 def test_a_plan_spreads_methods_over_seeds_and_targets():
@@ -42,7 +41,7 @@ def test_a_plan_spreads_methods_over_seeds_and_targets():
                 "narrow": {"method": "neg_grad", "seeds": [1], "targets": ["class:1"]},
             },
             "training": {"max_train_steps": 7, "learning_rate": 3e-4, "slack_tolerance": None},
-            "audit": {"suite": "quick", "per_class": 5, "relearn_images": [], "seed": 3},
+            "audit": {"suite": "quick", "per_class": 5, "attacks": [], "seed": 3},
             "control": "fine_tune",
             "margins": {"retain_accuracy": 0.01},
         }
@@ -54,8 +53,8 @@ def test_a_plan_spreads_methods_over_seeds_and_targets():
     assert salun.method == SalUn(alpha=1e-3)
     assert (salun.config.learning_rate, salun.config.max_train_steps, salun.config.seed) == (1e-4, 7, 1)
     assert salun.model == "base-1" and salun.place == Path("runs/class-1/salun-published/1")
-    assert (plan.suite.per_class, plan.suite.relearn_images) == (5, ())
-    assert plan.suite.name == "quick, per_class 5, relearn_images none"
+    assert (plan.suite.per_class, plan.suite.attacks) == (5, ())
+    assert plan.suite.name == "quick, per_class 5, attacks none"
     assert plan.reference == "erasediff" and plan.audit["seed"] == 3
     assert parse(SMALL).reference == "erasediff" and parse(SMALL).suite.name == "standard"
 
@@ -81,7 +80,7 @@ def test_a_plan_spreads_methods_over_seeds_and_targets():
         ({"audit": {"suite": "quik"}}, "suite 'quik' is unknown (did you mean quick?)"),
         ({"audit": {"per_clas": 3}}, "did you mean per_class"),
         ({"audit": {"per_class": 0}}, "per_class must be at least 1"),
-        ({"audit": {"relearn_images": 3}}, "relearn_images must be a list"),
+        ({"audit": {"attacks": 3}}, "attacks must be a list"),
         ({"targets": "class:1"}, "targets must be a list of targets"),
         ({"targets": ["clas:1"]}, "did you mean class"),
         ({"targets": ["class:1", "class:1"]}, "the same target twice"),
@@ -391,7 +390,7 @@ def test_a_judge_is_trained_once_where_none_is_given(house, tmp_path, monkeypatc
 
 def test_the_suite_of_a_plan_is_what_the_audit_uses(house, unbroken):
     audit = json.loads((unbroken.place / "runs/class-1/erasediff/0/audit/audit.json").read_text())
-    wanted = replace(parse(house.plan).suite, relearn_images=())
+    wanted = parse(house.plan).suite
     assert audit["setting"]["suite"]["forget"] == wanted.forget == 8
     assert audit["setting"]["suite"]["name"].startswith("quick, forget 8, per_class 4")
     assert "erasediff.compare" in audit["setting"]["command"]

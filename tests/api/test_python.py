@@ -70,7 +70,7 @@ def test_samples_of_an_unconditional_model(squares, tmp_path, small_audit):
     )
     assert done.result.find("frechet_distance") is not None
     assert done.result.find("forget_rate") is None
-    assert any("no class" in sentence for sentence in done.verdict.because)
+    assert any("no base model" in sentence for sentence in done.verdict.because)
 
 
 def test_what_is_no_model_or_data(squares):

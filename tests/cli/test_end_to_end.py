@@ -186,7 +186,7 @@ def test_resuming_without_a_run_is_refused(house, tmp_path, capsys):
     [
         (["--suite", "quik"], "did you mean quick"),
         (["--features", "inception"], "allowed: classifier, pixels"),
-        (["--goal", "x"], "unknown goal"),
+        (["--goal", "x"], "goal 'x' is unknown"),
         (["--require", "forget_rate=0"], "--require"),
         (["--target", "class:8"], "there is no class"),
         (["--classifier", "nowhere"], "no classifier in nowhere"),

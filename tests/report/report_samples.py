@@ -33,6 +33,38 @@ def audited(*measurements: Measurement, target: str = "class:7", **verdict: Any)
     )
 
 
+def compared(name: str = "mia_auc_pia", attack: str = "membership (pia)", **fields: Any) -> dict[str, Any]:
+    given = {"role": "trace", "erased": 0.57, "retrained": 0.46, "difference": 0.11, "low": -0.001, "high": 0.22}
+    return {"name": name, "attack": attack, **given, "margin": 0.07, "n": 144, "outcome": "unclear", **fields}
+
+
+def attacked(**verdict: Any) -> AuditResult:
+    """An audit with attacks of every kind of outcome, and with comparisons."""
+    found = full_measurements()
+    for s in ("erased", "retrained"):
+        grown = {"steps": [0, 50], "forget_rate": [0.0, 0.2]}
+        share = 0.63 if s == "erased" else 0.02
+        found += [
+            measured("forget_rate_faithful", s, 0.004),
+            measured("attack_success_class_embedding", s, share, group="adversarial"),
+            measured("attack_success_retain_training", s, 0.2, group="adversarial", detail=grown),
+            measured("mia_auc_pia", s, 0.57, group="membership"),
+        ]
+    found.append(measured("mia_auc_pia_gap", value=0.11, group="against retrained"))
+    beyond = {"role": "access", "difference": 0.61, "low": 0.5, "high": 0.7, "margin": 0.15, "erased": 0.63}
+    comparisons = [
+        compared(),
+        compared("attack_success_class_embedding", "class_embedding", **beyond, outcome="beyond the margin"),
+        compared("forget_rate_faithful", "asking", role="asking", difference=0.0, outcome="within the margin"),
+        compared("retain_accuracy", "retained classes", role="retention", outcome="below by more than the margin"),
+    ]
+    suite = {"name": "quick", "attacks": [{"name": n, "samples": 9} for n in ("membership", "class_embedding")]}
+    given = {"level": "superficial", "exposed_by": ["class_embedding"], "because": ["rests: on one", "rests: on two"]}
+    made = audited(*found, **{**given, **verdict})
+    made.setting.update(comparisons=comparisons, suite=suite, model_hashes={"erased": "e" * 64, "base": "b" * 64})
+    return made
+
+
 def full_measurements() -> list[Measurement]:
     found = []
     for i, s in enumerate(SUBJECTS):

@@ -50,7 +50,7 @@ def test_the_largest_layer_fills_the_axis_and_many_are_cut():
 
 def test_one_curve_a_k_with_a_line_a_subject():
     found = relearning(audited(*full_measurements()))
-    assert [k for k, _ in found] == ["10"]
+    assert [what for what, _ in found] == ["10 forgotten images"]
     assert found[0][1].count("<polyline") == 4 and "60.0 % at step 40" in found[0][1]
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_samples import Page, audited, full_measurements, measured
+from report_samples import Page, attacked, audited, compared, full_measurements, measured
 
 from erasediff.auditing.result import LEVELS
 from erasediff.errors import BadInput
 from erasediff.report.page import render, write
+from erasediff.report.record import deletion_record, render_record
 
 NASTY = "<script>alert(1)</script>\"'&{{ 777 * 7 }}"
 
@@ -52,6 +53,14 @@ def test_every_picture_and_figure_says_what_it_shows(result, pictures):
     assert all(b - a <= 1 for a, b in pairwise(headings))
 
 
+def test_every_figure_of_an_attacked_model_says_what_it_shows(pictures):
+    page = Page(render(attacked(), pictures))
+    labels = [a["aria-label"] or "" for _, a in page.tags if a.get("role") == "img"]
+    assert len(labels) == 6 and all(len(label) > 20 for label in labels)
+    (forest,) = [label for label in labels if label.startswith("Differences")]
+    assert "Class embedding: +0.610 [0.500, 0.700], +4.1 margins, beyond the margin" in forest
+
+
 def test_same_input_same_bytes(result, pictures):
     assert render(result, pictures) == render(result, pictures)
 
@@ -61,7 +70,7 @@ def test_verdict_its_reasons_and_gaps_are_on_the_page(level, pictures):
     found = audited(*full_measurements(), level=level, exposed_by=["relearning from 1 image"])
     text = Page(render(found, pictures)).text
     assert "class 7" in text and "too little was tried" in text
-    assert "relearning from 1 image" in text and "membership inference, inversion" in text
+    assert "Relearning from 1 image" in text and "membership inference, inversion" in text
     assert "1.2\u00a0%" in text and "97.6\u00a0%" in text
 
 
@@ -76,12 +85,15 @@ def test_foreign_text_is_escaped_everywhere(pictures):
     ]
     untested = [{"what": NASTY, "why": NASTY}]
     found = audited(*odd, target=NASTY, because=[NASTY], exposed_by=[NASTY], not_tested=untested)
-    found = dataclasses.replace(found, setting={NASTY: NASTY, "models": {"erased": NASTY}, "classifier": NASTY})
+    hostile = dict.fromkeys(("name", "attack", "role", "outcome"), NASTY)
+    suite = {"name": NASTY, "attacks": [{"name": NASTY, NASTY: NASTY}, {"name": "relearning", "steps": NASTY}]}
+    setting = {NASTY: NASTY, "models": {"erased": NASTY}, "classifier": NASTY, "suite": suite}
+    found = dataclasses.replace(found, setting={**setting, "comparisons": [{**compared(), **hostile}]})
     drawn = {NASTY: {NASTY: pictures["erased"]["forget"]}}
     html = render(found, drawn, captions={NASTY: NASTY}, run={"target": NASTY, "method": {"name": NASTY}})
     page = Page(html)
     assert not page.of("script") and "<script" not in html
-    assert page.text.count("<script>alert(1)</script>") >= 10
+    assert page.text.count("<script>alert(1)</script>") >= 15
     assert "5439" not in page.text
 
 
@@ -108,10 +120,12 @@ def test_numbers_that_are_none():
         measured("parameter_change", value=float("inf"), detail={"layers": {"a": nan}}),
         measured("zebra_count", value=-2e-7, low=None, high=1.0, group=""),
     )
+    odd = [dict.fromkeys(("difference", "low", "erased"), nan), {"margin": 0}, {"margin": None, "difference": "x"}]
+    found.setting["comparisons"] = [*({**compared(), **fields} for fields in odd), {}, "no comparison"]
     page = Page(render(found, {}))
     assert "NaN" in page.text and "∞" in page.text and "Zebra count" in page.text
-    styles = [a["style"] for _, a in page.tags if a.get("style")]
-    assert not any("nan" in s or "inf" in s for s in styles)
+    drawn = [a[key] for _, a in page.tags for key in ("style", "x", "x1", "x2", "points", "d") if a.get(key)]
+    assert not any(re.search(r"nan|inf", where or "") for where in drawn)
 
 
 def test_write_replaces_the_page_whole(tmp_path: Path):
@@ -139,21 +153,37 @@ frame.srcdoc = {page};
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
-@pytest.mark.parametrize("width", [360, 1400])
+@pytest.mark.parametrize("width", [360, 420, 1400])
 def test_a_browser_shows_it_without_sideways_scrolling(width: int, result, pictures, tmp_path: Path):
     long = audited(*full_measurements(), target="concept:" + "Donaudampfschifffahrt" * 8)
     large = {s: {"forget": np.zeros((10, 64, 64, 3), np.uint8)} for s in pictures}
-    for i, html in enumerate((render(result, pictures, run={"target": ["class:7"]}), render(long, large))):
+    record = deletion_record(attacked(), {}, request="Donaudampfschifffahrt" * 8, date="2026-01-31")
+    shown = (
+        render(result, pictures, run={"target": ["class:7"]}),
+        render(attacked(), pictures),
+        render(long, large),
+        render_record(record),
+    )
+    for i, html in enumerate(shown):
         frame = tmp_path / f"frame{i}.html"
         frame.write_text(FRAME.format(width=width, page=json.dumps(html).replace("</", "<\\/")))
-        quiet = (
-            "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync --enable-logging=stderr"
-        )
-        offline = "--disable-background-networking --disable-component-update --hide-scrollbars --window-size=1600,1200"
-        profile = f"--user-data-dir={tmp_path / f'profile{i}'}"
-        command = [str(CHROMIUM), *quiet.split(), *offline.split(), profile, "--dump-dom", frame.as_uri()]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
-        shown = re.search(r"width (\d+) of (\d+) height (\d+) end", done.stdout.split('id="out"')[1])
-        assert shown is not None, done.stdout[-500:]
-        assert int(shown[2]) == width and int(shown[1]) <= width and int(shown[3]) > 1000
+        done = browse("--dump-dom", frame, tmp_path / f"profile{i}")
+        sizes = re.search(r"width (\d+) of (\d+) height (\d+) end", done.stdout.split('id="out"')[1])
+        assert sizes is not None, done.stdout[-500:]
+        assert int(sizes[2]) == width and int(sizes[1]) <= width and int(sizes[3]) > 900
         assert "CONSOLE" not in done.stderr
+
+
+def browse(what: str, page: Path, profile: Path) -> subprocess.CompletedProcess[str]:
+    quiet = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync --enable-logging=stderr"
+    offline = "--disable-background-networking --disable-component-update --hide-scrollbars --window-size=1600,1200"
+    command = [str(CHROMIUM), *quiet.split(), *offline.split(), f"--user-data-dir={profile}", what, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
+def test_a_browser_prints_it(pictures, tmp_path: Path):
+    write(tmp_path / "report.html", render(attacked(), pictures))
+    done = browse(f"--print-to-pdf={tmp_path / 'report.pdf'}", tmp_path / "report.html", tmp_path / "profile")
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF") and "CONSOLE" not in done.stderr

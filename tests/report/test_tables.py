@@ -84,13 +84,13 @@ def test_markdown_keeps_its_columns_whatever_a_name_holds():
     assert markdown(audited()) == "Nothing was measured.\n"
 
 
-def test_summary_says_the_main_things_in_six_lines(result):
+def test_summary_says_the_main_things_in_seven_lines(result):
     lines = summary_lines(result)
     assert [line.split()[0] for line in lines] == [
-        "forgetting", "unconditional", "retention", "distance", "relearning", "verdict",
+        "forgetting", "unconditional", "retention", "distance", "relearning", "attacks", "verdict",
     ]  # fmt: skip
     assert "1.2 %" in lines[0] and "base 97.6 %" in lines[0] and "class:7" in lines[0]
-    assert "worst class 9: 90.0 %" in lines[2] and "too little was tried" in lines[5]
+    assert "worst class 9: 90.0 %" in lines[2] and "too little was tried" in lines[6]
     assert all("\n" not in line for line in lines)
     assert sum("not measured" in line for line in summary_lines(audited())) == 5
 

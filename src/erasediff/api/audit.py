@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
-from erasediff.api.directory import read_run, refuse_occupied
-from erasediff.api.inputs import check_fit, check_target_kinds, forgotten_before, load_data, load_model, parsed_targets
-from erasediff.auditing.classifier import Judge, train_classifier
-from erasediff.auditing.examine import Pictures, Question, examine, planned_samples
+from erasediff.api.directory import read_run
+from erasediff.api.judges import judge_for
+from erasediff.api.subjects import Subjects
+from erasediff.auditing.cache import Cache, Pictures
+from erasediff.auditing.classifier import Judge
+from erasediff.auditing.examine import Examination
 from erasediff.auditing.features import EXTRACTORS
+from erasediff.auditing.question import Question
 from erasediff.auditing.result import ERASED, AuditResult, parse_requirement
-from erasediff.auditing.suite import SUITES, Suite
-from erasediff.data import targets
+from erasediff.auditing.suite import Suite
+from erasediff.auditing.suites import SUITES, with_attacks
 from erasediff.data.sources import ImageData
-from erasediff.errors import BadInput, listing, unknown
-from erasediff.families.base import Model
-from erasediff.files import writable, write_atomic, write_json
+from erasediff.errors import BadInput, check_one_of, listing
+from erasediff.files import read_json, sha256, writable, write_atomic, write_json
 from erasediff.provenance import machine, versions
 from erasediff.report.card import model_card
 from erasediff.report.page import render, write
+from erasediff.report.record import deletion_record, render_record
 
 GOALS = ("data", "concept")
 FILES = ("audit.json", "report.html")
@@ -35,7 +40,7 @@ class Audit:
     """An audit's result with what its report needs."""
 
     result: AuditResult
-    pictures: Pictures
+    pictures: dict[str, Pictures]
     run: dict[str, Any] | None = None
 
     @property
@@ -70,16 +75,24 @@ def audit(
     retrained: Any = None,
     goal: str = "data",
     suite: str | Suite = "quick",
+    attacks: Sequence[str] | None = None,
     classifier: str | Path | Judge | None = None,
     features: str = "classifier",
     guidance_scale: float = 1.5,
     seed: int = 0,
     require: Sequence[str] = (),
+    show_forget_images: bool = False,
+    request: str | None = None,
     output_dir: str | Path | None = None,
+    cache_dir: str | Path | None = None,
     overwrite: bool = False,
     quiet: bool = False,
+    say: Callable[[str], object] = lambda text: None,
 ) -> Audit:
-    """Measure ``model`` and, from the same seeds, the models it is compared with.
+    """Measure ``model`` and, from the same seeds, the models it is compared with; attack it; give a verdict.
+
+    Every answer is kept in ``output_dir``/cache under a hash of what it depends on: a stopped audit goes on where it
+    was, and one that differs in one attack asks only that.
 
     Args:
         model: the erased model: a Run, a pipeline, its directory or a run directory.
@@ -87,143 +100,130 @@ def audit(
         data: real data; by default what the run.json says.
         base, control, retrained: the model before, one fine-tuned on the retain set only, one without the target.
         goal: ``data`` (the influence of samples) or ``concept`` (a capability).
-        suite: quick, standard or full: how many samples, which budgets; or sizes of your own.
+        suite: quick, standard or full: how many samples, which attacks with which budgets; or a Suite of your own.
+        attacks: names of the attacks to run instead of the suite's; none of them for an empty list.
         classifier: the judge: a directory, or by default one trained on the training part of ``data``.
         features: the space in which distributions are compared.
         guidance_scale: classifier-free guidance of conditional samples.
         require: lines like ``forget_rate<=0.02``, checked on the erased model after everything is written.
+        request: words of the deletion request; a deletion record (record.json, record.html) is then written too.
+        cache_dir: where answers are kept instead, so that several audits share those on the same base model.
+        show_forget_images: for a target of samples, do not leave drawn copies of them out of the report.
+        say: is told in a line what will be measured, before it is.
 
     Raises:
         BadInput: input that cannot be audited. RequirementFailed: a requirement does not hold.
     """
-    chosen_suite = suite if isinstance(suite, Suite) else _one_of("suite", suite, SUITES)
-    _one_of("goal", goal, dict.fromkeys(GOALS))
-    _one_of("features", features, EXTRACTORS)
+    chosen = _suite(suite, attacks)
+    check_one_of("goal", goal, GOALS)
+    check_one_of("features", features, EXTRACTORS)
     for line in require:
         parse_requirement(line)
-    erased, source, hashes = load_model(model)
-    record = _record_of(source)
-    wanted = parsed_targets(target if target is not None else _recorded_target(record))
-    images = load_data(data, source)
-    others = {"base": base, "control": control, "retrained": retrained}
-    subjects, weights = {ERASED: erased}, {ERASED: hashes}
-    for name, other in others.items():
-        if other is not None:
-            subjects[name], _, weights[name] = load_model(other)
-    _check_subjects(subjects, images)
-    check_target_kinds(wanted, erased.family)
-    split = targets.split(wanted, images, forgotten_before(source, besides=wanted))
     place = Path(output_dir) if output_dir is not None else None
-    if place is not None:
-        refuse_occupied(place, FILES, overwrite=overwrite, what="an audit")
-    for subject in subjects.values():
-        subject.denoiser.to("cuda" if torch.cuda.is_available() else "cpu")
-    judge = judge_for(classifier, images, seed, quiet=quiet)
+    if request is not None and place is None:
+        raise BadInput("a deletion record of the request is written beside the audit; give an output_dir")
+    others = {name: m for name, m in (("base", base), ("control", control), ("retrained", retrained)) if m is not None}
+    subjects = Subjects.load(model, others, target, data)
+    settings = {"goal": goal, "suite": chosen, "features": features, "guidance_scale": guidance_scale, "seed": seed}
+    asked = _asked(subjects, {ERASED: model, **others}, {**settings, "classifier": classifier})
+    if place is not None and not overwrite:
+        _refuse_other(place, asked)
+    kept = Path(cache_dir) if cache_dir is not None else place / "cache" if place is not None else None
+    judge = judge_for(classifier, subjects.images, seed, quiet=quiet, kept=kept)
     features = "pixels" if judge is None and features == "classifier" else features
-    question = Question(
-        target=listing(wanted),
-        goal=goal,
-        data=images,
-        forget=split.forget,
-        retain=split.retain,
-        classes=split.classes if erased.conditions.num_classes else (),
-        gone=split.gone,
-        judge=judge,
-        features=features,
-        suite=chosen_suite,
-        guidance_scale=guidance_scale,
-        seed=seed,
-    )
-    with tqdm(total=planned_samples(subjects, question), desc="audit", unit="sample", disable=quiet) as bar:
-        result, pictures = examine(
-            subjects, replace(question, tick=lambda count: bar.update(count), say=bar.set_postfix_str)
-        )
+    question = subjects.question(judge=judge, **{**settings, "features": features})
+    with writable(kept) if kept is not None else nullcontext():
+        result, pictures = _examined(subjects, question, kept, show_forget_images, quiet=quiet, say=say)
     result.setting.update(
+        request=asked,
         versions=versions(),
         machine=machine(),
-        models=_sources({ERASED: model, **others}),
-        model_hashes={name: next(iter(found.values())) for name, found in weights.items() if found},
+        models=asked["models"],
+        model_hashes={name: next(iter(found.values())) for name, found in subjects.weights.items() if found},
     )
-    done = Audit(result, pictures, record)
+    done = Audit(result, pictures, subjects.record)
     if place is not None:
-        _write(done, judge, place, source)
+        _write(done, judge, place, subjects.source)
+        if request is not None:
+            _write_record(done, place, request)
     result.require(*require)
     return done
 
 
-def judge_for(given: str | Path | Judge | None, data: ImageData, seed: int, *, quiet: bool) -> Judge | None:
-    """The judge given, or one trained on the training part of ``data``; ``None`` for data without labels."""
-    if isinstance(given, Judge):
-        return given
-    if given is not None:
-        return Judge.load(given)
-    if data.labels is None:
-        return None
-    kept, held = ~data.held_out, data.held_out
-    bar = tqdm(desc=f"judge trained on {data.spec}", unit="step", disable=quiet)
+def _suite(given: str | Suite, attacks: Sequence[str] | None) -> Suite:
+    if not isinstance(given, Suite):
+        check_one_of("suite", given, SUITES)
+        given = SUITES[given]
+    return given if attacks is None else with_attacks(given, attacks)
 
-    def progress(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
 
-    judge = train_classifier(
-        data.floats(kept),
-        data.labels[kept],
-        num_classes=len(data.class_names),
-        held_out=(data.floats(held), data.labels[held]),
-        seed=seed,
-        class_names=data.class_names,
-        trained_on=f"{data.spec} (training part)",
-        progress=progress,
-    )
-    bar.close()
-    return judge
+def _examined(
+    subjects: Subjects,
+    question: Question,
+    kept: Path | None,
+    show_forgotten: bool,
+    *,
+    quiet: bool,
+    say: Callable[[str], object],
+) -> tuple[AuditResult, dict[str, Pictures]]:
+    with tqdm(desc="audit", unit=" passes", unit_scale=True, disable=quiet) as bar:
+        watched = replace(question, tick=bar.update, say=bar.set_postfix_str)
+        examination = Examination.plan(subjects.models, watched, Cache(kept), show_forgotten=show_forgotten)
+        bar.total = examination.cost()
+        say(examination.announcement())
+        return examination.run()
 
 
 def _write(done: Audit, judge: Judge | None, place: Path, source: Path | None) -> None:
     with writable(place):
         place.mkdir(parents=True, exist_ok=True)
-        write_json(place / "audit.json", done.result.to_dict())
         done.to_html(place / "report.html")
         if judge is not None:
             judge.save(place / "classifier")
+        write_json(place / "audit.json", done.result.to_dict())
     if done.run is not None and source is not None:
         directory, _ = read_run(source)
         write_atomic(directory.card, model_card(done.run, done.result))
 
 
-def _one_of(what: str, given: str, allowed: Any) -> Any:
-    if given not in allowed:
-        raise unknown(what, given, allowed)
-    return allowed[given]
+def _asked(subjects: Subjects, models: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """The question as audit.json records it: whether another audit asks the same."""
+    classifier = settings["classifier"]
+    asked = {
+        **settings,
+        "target": subjects.target,
+        "models": {name: _source(model) for name, model in models.items()},
+        "data": subjects.images.spec,
+        "suite": settings["suite"].to_dict(),
+        "classifier": None if classifier is None else str(getattr(classifier, "name", classifier)),
+    }
+    found: dict[str, Any] = json.loads(json.dumps(asked))  # as it will be read again: lists, not tuples
+    return found
 
 
-def _record_of(source: Path | None) -> dict[str, Any] | None:
-    try:
-        return read_run(source)[1] if source is not None else None
-    except BadInput:
-        return None
+def _write_record(done: Audit, place: Path, request: str) -> None:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    digest = sha256(place / "audit.json")
+    record = deletion_record(done.result, done.run, request=request, date=now, audit_sha256=digest)
+    write_json(place / "record.json", record)
+    write(place / "record.html", render_record(record))
 
 
-def _recorded_target(record: dict[str, Any] | None) -> list[str]:
-    if not record or not record.get("target"):
-        raise BadInput("no target given, and the model has no run.json that names one; give --target")
-    return [str(t) for t in [*record["target"], *record.get("gone", [])]]
+def _refuse_other(place: Path, request: dict[str, Any]) -> None:
+    """An audit that asked something else is not replaced; the same one may be repeated, and is, from the cache."""
+    if place.exists() and not place.is_dir():
+        raise BadInput(f"output_dir {place} is a file; give a directory")
+    there = [name for name in FILES if (place / name).exists()]
+    if not there:
+        return
+    before = read_json(place / "audit.json") if "audit.json" in there else {}
+    if (before.get("setting") or {}).get("request") != request:
+        raise BadInput(
+            f"output_dir {place} already holds an audit ({listing(there)}) that asked something else; give another "
+            "one, or --overwrite"
+        )
 
 
-def _check_subjects(subjects: dict[str, Model], images: ImageData) -> None:
-    for name, subject in subjects.items():
-        check_fit(subject, images)
-        _check_alike(name, subject, subjects[ERASED])
-
-
-def _check_alike(name: str, subject: Model, erased: Model) -> None:
-    if subject.family != erased.family:
-        raise BadInput(f"the {name} model is of family {subject.family}, the erased model of {erased.family}")
-    theirs, ours = subject.denoiser.state_dict(), erased.denoiser.state_dict()
-    if {k: v.shape for k, v in theirs.items()} != {k: v.shape for k, v in ours.items()}:
-        raise BadInput(f"the {name} model has other weights (names or shapes) than the erased model: not comparable")
-
-
-def _sources(models: dict[str, Any]) -> dict[str, str]:
-    return {k: str(getattr(v, "directory", v)) for k, v in models.items() if v is not None}
+def _source(model: Any) -> str:
+    directory = getattr(model, "directory", model)
+    return str(directory) if isinstance(directory, str | Path) else f"a {type(model).__name__} in memory"

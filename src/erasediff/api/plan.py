@@ -13,7 +13,8 @@ import yaml
 from erasediff.api.erase import method_named
 from erasediff.api.inputs import parsed_targets
 from erasediff.api.typed import converted, integer, mapping, several, typed
-from erasediff.auditing.suite import SUITES, Suite
+from erasediff.auditing.suite import Suite
+from erasediff.auditing.suites import SUITES, with_attacks
 from erasediff.data.targets import Target
 from erasediff.errors import BadInput, check_one_of, listing, unknown
 from erasediff.methods.base import GradientMethod
@@ -37,6 +38,7 @@ KEYS = {
 }
 RESERVED = ("base", "retrained")
 METHOD_KEYS = ("method", "training", "seeds", "targets")
+ATTACKED = ("extraction", "membership")  # cheap, and for a target of samples the very question
 AUDIT_FIELDS = {"classifier": str, "features": str, "guidance_scale": float, "seed": int}
 
 
@@ -197,19 +199,22 @@ def _method(label: str, mine: Mapping[str, Any], training: Mapping[str, Any]) ->
 def _audit(given: Any) -> tuple[Suite, dict[str, Any]]:
     """The suite with its changed sizes, its name saying which, and the other settings of the audits."""
     settings = mapping("audit", given)
-    sizes = [f.name for f in fields(Suite) if f.name != "name"]
+    sizes = [f.name for f in fields(Suite) if f.name not in ("name", "attacks")]
     for key in settings:
-        if key not in ("suite", *AUDIT_FIELDS, *sizes):
-            raise unknown("key of audit", key, ("suite", *AUDIT_FIELDS, *sizes))
+        if key not in ("suite", "attacks", *AUDIT_FIELDS, *sizes):
+            raise unknown("key of audit", key, ("suite", "attacks", *AUDIT_FIELDS, *sizes))
     named = str(settings.get("suite", "standard"))
     check_one_of("suite", named, SUITES)
     changed = typed("audit", Suite, {k: v for k, v in settings.items() if k in sizes})
     for name, value in changed.items():
-        least = 0 if name in ("relearn_steps", "relearn_samples") else 1
-        if any(v < least for v in (value if isinstance(value, tuple) else (value,))):
-            raise BadInput(f"audit: {name} must be at least {least}, got {settings[name]}")
-    said = [f"{k} {listing(v) if isinstance(v, tuple) else v}" for k, v in changed.items()]
-    suite = replace(SUITES[named], **changed, name=", ".join([named, *said]))
+        if value < 1:
+            raise BadInput(f"audit: {name} must be at least 1, got {settings[name]}")
+    attacks = settings.get("attacks", ATTACKED)
+    if not isinstance(attacks, (list, tuple)):
+        raise BadInput(f"audit: attacks must be a list of names, got {attacks!r}")
+    suite = with_attacks(SUITES[named], [str(a) for a in attacks])
+    said = [f"{k} {v}" for k, v in changed.items()] + ([f"attacks {listing(attacks)}"] if "attacks" in settings else [])
+    suite = replace(suite, **changed, name=", ".join([named, *said]))
     given_fields = {k: kind for k, kind in AUDIT_FIELDS.items() if settings.get(k) is not None}
     rest = {k: converted(f"audit: {k}", kind, settings[k]) for k, kind in given_fields.items()}
     return suite, {"features": "classifier", "guidance_scale": 1.5, "seed": 0, **rest}

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from erasediff import families
 from erasediff.api.attempt import attempt, audit_is, broken, finished
-from erasediff.api.audit import audit, judge_for
+from erasediff.api.audit import audit
 from erasediff.api.directory import RunDirectory, read_run
 from erasediff.api.entries import AUDIT, cost_of, read, status_of
 from erasediff.api.erase import erase
 from erasediff.api.inputs import check_fit, load_data, load_model
+from erasediff.api.judges import judge_for
 from erasediff.api.plan import Job, Plan, safe_name
 from erasediff.api.run import MAY_DIFFER
+from erasediff.auditing.attacks.base import BASE
 from erasediff.auditing.classifier import RECORD_FILE, Judge
 from erasediff.auditing.features import EXTRACTORS
 from erasediff.auditing.result import ERASED, AuditResult
@@ -156,7 +158,7 @@ def _judge(shop: Workshop) -> tuple[Judge | None, str | None]:
 def _asked(plan: Plan, weights: str | None) -> dict[str, Any]:
     """What makes two audits comparable, as it stands in their settings."""
     settings = {k: v for k, v in plan.audit.items() if k != "classifier"}
-    asked: dict[str, Any] = json.loads(json.dumps({"suite": asdict(plan.suite), **settings, "judge": weights}))
+    asked: dict[str, Any] = json.loads(json.dumps({"suite": plan.suite.to_dict(), **settings, "judge": weights}))
     return asked
 
 
@@ -178,15 +180,17 @@ def _examined(
     place: Path,
     record: dict[str, Any] | None,
     *,
-    relearn: bool = True,
+    forgetful: bool = True,
 ) -> AuditResult:
     """Audit one model alone and write the audit; audit.json comes last, so that where it is, all is."""
     settings, suite = shop.plan.audit, shop.plan.suite
+    if not forgetful:  # how fast a model relearns what it never forgot says nothing
+        suite = replace(suite, attacks=tuple(a for a in suite.attacks if BASE in a.SUBJECTS))
     done = audit(
         model,
         target=target,
         data=shop.data,
-        suite=suite if relearn else replace(suite, relearn_images=()),
+        suite=suite,
         classifier=judge,
         features=settings["features"],
         guidance_scale=settings["guidance_scale"],
@@ -213,8 +217,7 @@ def _references(shop: Workshop, judge: Judge | None, asked: Mapping[str, Any]) -
                 wanted = {**asked, "weights": weights}
                 if not (place / AUDIT).exists() or read_json(place / AUDIT)["setting"].get("asked") != wanted:
                     shop.say(f"auditing the {label} model, {name}" + ("" if seed is None else f", seed {seed}"))
-                    # How fast a model relearns what it never forgot says nothing.
-                    _examined(shop, model, target, judge, wanted, place, None, relearn=label != "base")
+                    _examined(shop, model, target, judge, wanted, place, None, forgetful=label != BASE)
                 rows.append(_model_row(place, label, name, seed))
     return rows
 

@@ -1,4 +1,4 @@
-"""What an audit can measure and how it can attack, in a line each. `erasediff list` prints it."""
+"""What an audit measures, in a line each; `erasediff list metrics` prints it. Attacks describe themselves."""
 
 METRICS = {
     "forget_rate": "share of samples asked for the target that the judge calls the target (Wilson interval)",
@@ -14,12 +14,13 @@ METRICS = {
     "recall": "share of real images near a sample (arXiv:1904.06991)",
     "density": "how densely samples sit among real images (arXiv:2002.09797)",
     "coverage": "share of real images with a sample in their neighbourhood (arXiv:2002.09797)",
+    "retain_accuracy_neighbours": "the same for the retained classes most like the target",
+    "vendi_score": "effective number of different samples in a class (arXiv:2210.02410)",
+    "pair_distance": "mean distance of two samples of a class: diversity",
+    "forget_rate_faithful": "share of samples asked for the target that show it and lie near a real image of it",
+    "unconditional_share": "the same of samples drawn when nothing is asked for",
+    "regeneration_rate": "share of drawn images that are copies of forgotten samples (arXiv:2301.13188)",
     "parameter_change": "relative change of the weights against the base model, by layer",
     "image_change_retain": "mean change of retained images drawn from the same seeds",
     "image_change_forget": "mean change of the target's images drawn from the same seeds",
-}
-ATTACKS = {
-    "extraction": "of a target of samples: copies of them among what is drawn (regeneration_rate, regenerated_samples)",
-    "membership": "of a target of samples: tell them from held-out data by their loss (mia_auc_loss)",
-    "relearning": "fine-tune on k forgotten images and watch the target return (relearn_k*)",
 }

@@ -175,6 +175,19 @@ def tost(differences: ArrayLike, margin: float) -> float | None:
     return float(stats.t.sf((margin - abs(mean)) / error, array.size - 1))
 
 
+def sign_flips(columns: Sequence[NDArray[np.float64]], *, seed: int, resamples: int = 2000) -> float:
+    """p of a permutation test that paired differences are symmetric about 0: signs are flipped at random.
+
+    ``columns``: differences [N_i]; the statistic is the sum of their means. Two models that cannot be told apart may
+    swap their names in any pair (Fisher, The Design of Experiments, 1935). Raises BadInput for none or NaN.
+    """
+    arrays = [_finite(c, "a permutation test", least=1) for c in columns]
+    rng = np.random.default_rng(seed)
+    seen = abs(sum(float(a.mean()) for a in arrays))
+    drawn = sum(rng.choice([-1.0, 1.0], (resamples, a.size)) @ a / a.size for a in arrays)
+    return float((1 + np.count_nonzero(np.abs(drawn) >= seen - 1e-12)) / (1 + resamples))
+
+
 def _finite(values: ArrayLike, what: str, *, least: int) -> NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64).reshape(-1)
     if array.size < least or not np.isfinite(array).all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from erasediff.auditing.result import parse_requirement
@@ -29,6 +30,13 @@ def parser() -> Parser:
     made.add_argument("--data", default=GIVEN, help="real data (default: what the run says)")
     made.add_argument("--goal", metavar="data|concept", default=GIVEN, help="what was asked for (default: data)")
     made.add_argument("--suite", metavar="quick|standard|full", default=GIVEN, help="how much (default: quick)")
+    made.add_argument(
+        "--attacks",
+        metavar="NAME",
+        nargs="+",
+        default=GIVEN,
+        help="these instead of the suite's (erasediff list attacks), or none",
+    )
     made.add_argument("--classifier", metavar="DIR", default=GIVEN, help="a judge saved by an earlier audit")
     made.add_argument("--features", metavar="NAME", default=GIVEN, help="classifier or pixels (default: classifier)")
     made.add_argument("--guidance_scale", type=float, default=GIVEN, help="of conditional samples (default: 1.5)")
@@ -39,6 +47,21 @@ def parser() -> Parser:
         action="append",
         default=GIVEN,
         help="exit 3 unless this holds of the erased model, for example 'forget_rate<=0.02' (repeatable)",
+    )
+    made.add_argument(
+        "--cache_dir", metavar="DIR", default=GIVEN, help="where answers are kept (default: cache in output_dir)"
+    )
+    made.add_argument(
+        "--show_forget_images",
+        action="store_true",
+        default=GIVEN,
+        help="show drawn copies of forgotten samples in the report of a target of samples",
+    )
+    made.add_argument(
+        "--request",
+        metavar="TEXT",
+        default=GIVEN,
+        help="words of the deletion request; writes a deletion record (record.json, record.html) as well",
     )
     made.add_argument("--config", metavar="FILE.yaml", default=GIVEN, help="read flags from a file first")
     made.add_argument("--quiet", action="store_true", default=GIVEN, help="say nothing while working")
@@ -55,7 +78,8 @@ def main(argv: Sequence[str]) -> int:
     from erasediff.api.audit import audit
     from erasediff.report.tables import summary_lines
 
-    done = audit(given.pop("model"), **given)
+    quiet = given.get("quiet", False)
+    done = audit(given.pop("model"), say=lambda text: quiet or print(text, file=sys.stderr), **given)
     for line in summary_lines(done.result):
         print(line)
     print(f"report: {given['output_dir']}/report.html")

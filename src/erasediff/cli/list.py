@@ -64,16 +64,28 @@ def metrics() -> list[Row]:
 
 
 def attacks() -> list[Row]:
-    from erasediff.auditing.catalogue import ATTACKS
+    from erasediff.auditing.attacks import ATTACKS
+    from erasediff.auditing.suites import SUITES
 
-    return [{"name": name, "summary": text} for name, text in ATTACKS.items()]
+    return [
+        {
+            "name": name,
+            "summary": ATTACKS[name].SUMMARY,
+            "paper": ATTACKS[name].PAPER,
+            "suites": [s.name for s in SUITES.values() if name in {a.name for a in s.attacks}],
+        }
+        for name in ATTACKS
+    ]
 
 
 def suites() -> list[Row]:
-    from erasediff.auditing.suite import SUITES
+    from erasediff.auditing.suites import SUITES
 
     return [
-        {"summary": f"{s.forget} + {s.per_class} per class + {s.unconditional} samples", **asdict(s)}
+        {
+            "summary": f"{s.forget} + {s.per_class} per class + {s.unconditional} samples, {len(s.attacks)} attacks",
+            **s.to_dict(),
+        }
         for s in SUITES.values()
     ]
 

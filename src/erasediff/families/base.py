@@ -125,6 +125,9 @@ class Model(Protocol):
     def ask(self, denoiser: nn.Module, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The prediction [B, C, H, W] of ``denoiser`` (this model's, or a frozen copy of it)."""
 
+    def class_tables(self, denoiser: nn.Module) -> list[nn.Embedding]:
+        """Where ``denoiser`` looks classes up: tables [labels, D], row c for class c; none if it is unconditional."""
+
     def sampler(self, num_inference_steps: int) -> Any:
         """A fast scheduler with ``timesteps``, ``scale_model_input`` and ``step``, made from the model's own."""
 

@@ -65,6 +65,10 @@ class UNet2D:
     def ask(self, denoiser: nn.Module, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return denoiser(x_t, t, condition, return_dict=False)[0]
 
+    def class_tables(self, denoiser: nn.Module) -> list[nn.Embedding]:
+        table = getattr(denoiser, "class_embedding", None)
+        return [table] if self.conditions.num_classes and isinstance(table, nn.Embedding) else []
+
     def sampler(self, num_inference_steps: int) -> DPMSolverMultistepScheduler:
         # With the maximum at 1, "dynamic thresholding" clips x_0 to [-1, 1] exactly as DDPM's clip_sample does.
         clip = bool(self.scheduler.config.get("clip_sample"))

@@ -21,13 +21,19 @@ Points = Sequence[tuple[float, float]]  # (step, share)
 
 
 def relearning(result: AuditResult) -> list[tuple[str, Markup]]:
-    """(k, ``<svg>``) for each relearning of any subject. Curves without a finite point are left out."""
+    """(on what, ``<svg>``) for each k of relearning, then for training on the retain set alone.
+
+    Curves without a finite point are left out.
+    """
     curves: dict[str, dict[str, Points]] = {}
     for subject in ordered_subjects(result.subjects()):
-        for k, found in relearning_measures(result, subject):
-            if points := _points(found):
-                curves.setdefault(k, {})[subject] = points
-    return [(k, _svg(k, lines)) for k, lines in curves.items()]
+        found = [(f"{k} forgotten image{'' if k == '1' else 's'}", m) for k, m in relearning_measures(result, subject)]
+        if kept := result.find("attack_success_retain_training", subject):
+            found.append(("the retain set alone", kept))
+        for what, measured in found:
+            if points := _points(measured):
+                curves.setdefault(what, {})[subject] = points
+    return [(what, _svg(what, lines)) for what, lines in curves.items()]
 
 
 @dataclass(frozen=True)
@@ -41,14 +47,14 @@ class _Frame:
         return round(x, 1), round(TOP + (HEIGHT - TOP - BOTTOM) * (1 - min(max(share, 0.0), 1.0)), 1)
 
 
-def _svg(k: str, lines: Mapping[str, Points]) -> Markup:
+def _svg(what: str, lines: Mapping[str, Points]) -> Markup:
     frame = _Frame(max(step for points in lines.values() for step, _ in points) or 1.0)
     drawn = Markup("").join([_grid(frame), *(_line(frame, s, points) for s, points in lines.items())])
     told = "; ".join(
         f"{s}: " + ", ".join(f"{percent(share)} at step {step:g}" for step, share in points)
         for s, points in lines.items()
     )
-    label = f"Share of the target while fine-tuning on forgotten images, k = {k}. {told}"
+    label = f"Share of the target while fine-tuning on {what}. {told}"
     return Markup('<svg class="curve" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, HEIGHT, label, drawn
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from erasediff.auditing.result import AuditResult
 from erasediff.report.numbers import count, duration, percent
+from erasediff.report.vocabulary import target_parts
 
 Facts = list[tuple[str, str]]
 
@@ -16,10 +17,9 @@ _NAMES = {
     "guidance_scale": "Guidance scale",
     "num_inference_steps": "sampling steps",
     "per_class": "samples a class",
-    "relearn_images": "relearning from k images",
     "sha256": "SHA-256",
 }
-_ELSEWHERE = {"command", "models", "versions", "machine", "classifier", "model_hashes"}
+_ELSEWHERE = {"command", "models", "versions", "machine", "classifier", "model_hashes", "comparisons", "request"}
 
 
 def making(run: Mapping[str, Any]) -> Facts:
@@ -38,7 +38,7 @@ def making(run: Mapping[str, Any]) -> Facts:
         "Seed": run.get("seed"),
         "Steps": count(run["steps"]) if isinstance(run.get("steps"), int) else None,
         "Stopped": plain(stopped.get("reason")),
-        "Cost": _cost(cost),
+        "Cost": spent(cost),
     }
     return [(label, str(value)) for label, value in known.items() if value not in (None, "", "{}")]
 
@@ -51,7 +51,7 @@ def measuring(result: AuditResult) -> Facts:
         facts.append(("Judge", _judge(judge)))
     elif judge is not None:
         facts.append(("Judge", plain(judge)))
-    for key, value in setting.items():
+    for key, value in {**setting, "suite": _without_attacks(setting.get("suite"))}.items():
         if key not in _ELSEWHERE and value not in (None, "", {}, []):
             facts.append((_label(key), plain(value)))
     for name, source in _mapping(setting.get("models")).items():
@@ -78,7 +78,7 @@ def command(result: AuditResult) -> str:
         return ""
     words = ["erasediff", "audit", str(models["erased"])]
     words += [w for name, source in models.items() if name != "erased" for w in (f"--{name}", str(source))]
-    for target in result.target.split(", "):
+    for target in target_parts(result.target):
         words += ["--target", target]
     flags = {
         "data": _mapping(setting.get("data")).get("spec"),
@@ -87,9 +87,30 @@ def command(result: AuditResult) -> str:
         "features": setting.get("features"),
         "guidance_scale": setting.get("guidance_scale"),
         "seed": setting.get("seed"),
+        "classifier": _mapping(setting.get("request")).get("classifier"),
     }
     words += [w for flag, value in flags.items() if value is not None for w in (f"--{flag}", str(value))]
-    return shlex.join([*words, "--output_dir", "audit"])
+    return shlex.join([*words, *_attacks(setting), "--output_dir", "audit"])
+
+
+def _attacks(setting: Mapping[str, Any]) -> list[str]:
+    """``--attacks ...`` where they are not the suite's own."""
+    suite = _mapping(setting.get("suite"))
+    listed = suite.get("attacks")
+    if not isinstance(listed, (list, tuple)):
+        return []
+    from erasediff.auditing.suites import SUITES  # loads every attack
+
+    known = SUITES.get(str(suite.get("name")))
+    names = [str(_mapping(a).get("name", a)) for a in listed]
+    if known is None or names == [a.name for a in known.attacks]:
+        return []
+    return ["--attacks", *(names or ["none"])]
+
+
+def _without_attacks(suite: object) -> object:
+    """The suite's numbers of samples; the attacks with their budgets have a section of their own."""
+    return {k: v for k, v in suite.items() if k != "attacks"} if isinstance(suite, Mapping) else suite
 
 
 def plain(value: object) -> str:
@@ -114,7 +135,8 @@ def _judge(judge: Mapping[str, Any]) -> str:
     return f"{name}; right on {percent(accuracy)} of{of} held-out images"
 
 
-def _cost(cost: Mapping[str, Any]) -> str:
+def spent(cost: Mapping[str, Any]) -> str:
+    """``14.2 s, 740 forward equivalents, 0.53 GiB peak memory``, as far as it is recorded."""
     parts = [duration(float(cost["seconds"]))] if isinstance(cost.get("seconds"), (int, float)) else []
     if isinstance(cost.get("forward_equivalents"), (int, float)):
         parts.append(f"{cost['forward_equivalents']:,.0f} forward equivalents")

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from erasediff.auditing.result import AuditResult
 from erasediff.files import write_atomic
-from erasediff.report import citations, curves, facts, figures, story
+from erasediff.report import against, attacked, citations, curves, facts, figures, story
 from erasediff.report.pictures import Pictures, sheets
 from erasediff.report.tables import table
 from erasediff.report.vocabulary import SUBJECTS, ordered_subjects, subject_class, target_phrase
@@ -43,6 +43,7 @@ def render(
             subjects=[(s, *SUBJECTS.get(s, (s, "a model given for comparison"))) for s in subjects],
             sheets=sheets(pictures, captions),
             **_conclusion(result),
+            **_comparisons(result),
             **_figures(result),
             **_method(result, run or {}),
         )
@@ -54,11 +55,22 @@ def _conclusion(result: AuditResult) -> dict[str, Any]:
         "level": result.verdict.level,
         "answer": story.answer(result),
         "evidence": story.evidence(result),
-        "because": list(result.verdict.because),
-        "exposed_by": list(result.verdict.exposed_by),
+        "reasons": story.reasons(result),
+        "exposed_by": attacked.exposed(result),
         "not_tested": story.not_tested(result),
         "goal": story.GOALS.get(result.verdict.goal, ""),
         "headlines": story.headlines(result),
+    }
+
+
+def _comparisons(result: AuditResult) -> dict[str, Any]:
+    rows = against.rows(result)
+    return {
+        "comparisons": against.groups(rows),
+        "forest": against.forest(rows),
+        "tally": against.tally(rows),
+        "outcomes": against.legend(),
+        "attacks": attacked.attacks(result),
     }
 
 
@@ -68,7 +80,7 @@ def _figures(result: AuditResult) -> dict[str, Any]:
         "per_class": figures.per_class(result),
         "layers": figures.layers(result),
         "curves": curves.relearning(result),
-        "curve_legend": figures.legend([m.subject for m in result.measurements if m.name.startswith("relearn_")]),
+        "curve_legend": figures.legend([m.subject for m in result.measurements if m.group == "relearning"]),
         "table": table(result),
     }
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import groupby
 
 from erasediff.auditing.result import ERASED, AuditResult, Measurement
+from erasediff.report.attacked import strongest
 from erasediff.report.numbers import count, percent
-from erasediff.report.vocabulary import ordered_subjects, target_phrase
+from erasediff.report.vocabulary import measure, ordered_subjects, target_phrase
 
+LONG = 100  # characters of a reason in the terminal
 ANSWERS = {
     "not_erased": "No. The model still produces {target}.",
     "superficial": "Only on the surface. The model no longer draws {target} when asked, but an attack brought it back.",
@@ -23,6 +26,11 @@ GOALS = {
     "and a model retrained without them is the truth.",
     "concept": "The goal was a concept: the capability is to be gone, whatever data it came from.",
 }
+
+
+ASKED = ("forget_rate_faithful", "forget_rate", "regeneration_rate")
+UNASKED = ("unconditional_share", "forget_rate_unconditional")
+"""Measures of one question, the one that the verdict rests on first."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +51,24 @@ def answer(result: AuditResult) -> str:
 
 
 def verdict_line(result: AuditResult) -> str:
-    """``no verdict: reason; reason`` for the terminal."""
-    verdict = result.verdict
-    reasons = "; ".join([*verdict.because, *(f"exposed by {e}" for e in verdict.exposed_by)])
-    return verdict.level.replace("_", " ") + (f": {reasons}" if reasons else "")
+    """``suppressed: first reason (3 more in the report)`` for the terminal; a long reason loses its last bracket."""
+    level, reasons = result.verdict.level.replace("_", " "), [str(r) for r in result.verdict.because]
+    if not reasons:
+        return level
+    first = reasons[0] if len(reasons[0]) <= LONG else re.sub(r" \([^()]*\)$", "", reasons[0])
+    return f"{level}: {first}" + (f" ({len(reasons) - 1} more in the report)" if len(reasons) > 1 else "")
+
+
+def reasons(result: AuditResult) -> list[tuple[str, list[str]]]:
+    """The verdict's reasons, (sentence, []) each; neighbours with one beginning share it: (beginning, endings)."""
+    begun = [_divided(str(reason)) for reason in result.verdict.because]
+    shared = [(head, [tail for _, tail in members]) for head, members in groupby(begun, key=lambda pair: pair[0])]
+    return [(head, tails) if len(tails) > 1 else (head + tails[0], []) for head, tails in shared]
+
+
+def _divided(reason: str) -> tuple[str, str]:
+    head, colon, tail = reason.partition(": ")
+    return head + colon, tail
 
 
 def not_tested(result: AuditResult) -> list[tuple[str, str]]:
@@ -63,7 +85,8 @@ def evidence(result: AuditResult) -> list[str]:
 
 
 def _forgotten(result: AuditResult) -> str:
-    found = result.find("forget_rate")
+    name = _first(result, ASKED)
+    found = result.find(name)
     if found is None:
         return ""
     bounds = ""
@@ -75,7 +98,7 @@ def _forgotten(result: AuditResult) -> str:
     )
     return said + _beside(
         result,
-        "forget_rate",
+        name,
         {"base": "before erasing it was {}", "retrained": "a model that never saw it gets {}"},
     )
 
@@ -116,23 +139,29 @@ def _beside(result: AuditResult, name: str, phrases: dict[str, str]) -> str:
 
 
 def relearning_measures(result: AuditResult, subject: str = ERASED) -> list[tuple[str, Measurement]]:
-    """(k, measurement) of each relearning of ``subject``, k ascending; k is the name's ending where it is no number."""
-    found = [(str(m.detail.get("k", m.name.removeprefix("relearn_"))), m) for m in result.measurements]
-    mine = [(k, m) for k, m in found if m.subject == subject and m.name.startswith("relearn_")]
-    return sorted(mine, key=lambda pair: (int(re.sub(r"\D", "", pair[0]) or 0), pair[0]))
+    """(k, measurement) of each relearning of ``subject`` from k forgotten images, k ascending."""
+    mine = [m for m in result.measurements if m.subject == subject and re.fullmatch(r"relearn_k\d+", m.name)]
+    found = [(str(m.detail.get("k", m.name.removeprefix("relearn_k"))), m) for m in mine]
+    return sorted(found, key=lambda pair: (int(re.sub(r"\D", "", pair[0]) or 0), pair[0]))
 
 
 def headlines(result: AuditResult) -> list[Headline]:
-    """Three or four numbers: forget rate, the same without a condition, retain accuracy, return after relearning."""
-    wanted = [
-        ("forget_rate", "of samples asked for the target show it"),
-        ("forget_rate_unconditional", "of samples without a condition show it"),
-        ("retain_accuracy", "of other samples are what was asked for"),
-    ]
+    """Three or four numbers: asked for the target, the strongest attack (or unasked), what it kept, relearning."""
+    wanted = [(_first(result, ASKED), "of images show the target when it is asked for")]
+    if attack := strongest(result):
+        wanted.append((attack.name, f"under the strongest attack: {measure(attack.name, '').title.lower()}"))
+    else:
+        wanted.append((_first(result, UNASKED), "of images drawn without a condition show it"))
+    wanted.append(("retain_accuracy", "of other images are what was asked for"))
     if curves := relearning_measures(result):
         k, found = curves[len(curves) // 2]
-        wanted.append((found.name, f"target’s mean share while relearning from {k} image{'s' * (k != '1')}"))
+        wanted.append((found.name, f"mean share of the target while relearning from {k} image{'s' * (k != '1')}"))
     return [_headline(result, m, label) for name, label in wanted if (m := result.find(name)) is not None]
+
+
+def _first(result: AuditResult, names: tuple[str, ...]) -> str:
+    """The first of ``names`` that was measured on the erased model, else the last."""
+    return next((name for name in names if result.find(name) is not None), names[-1])
 
 
 def _headline(result: AuditResult, found: Measurement, label: str) -> Headline:

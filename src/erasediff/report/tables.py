@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from erasediff.auditing.result import ERASED, AuditResult, Measurement
+from erasediff.report.attacked import line as attacked
 from erasediff.report.markdown import escaped
 from erasediff.report.numbers import ABSENT, count, decimals, interval, number, percent
 from erasediff.report.story import relearning_measures, verdict_line
-from erasediff.report.vocabulary import SUBJECTS, group_title, measure, ordered_subjects, sorting_key
+from erasediff.report.vocabulary import AGAINST, SUBJECTS, group_title, measure, ordered_subjects, sorting_key
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,12 @@ class Table:
 
 
 def table(result: AuditResult) -> Table:
-    """Every measurement of ``result`` in the order of reading; unknown measures stand behind the known ones."""
+    """Every measurement of ``result`` in the order of reading; unknown measures stand behind the known ones.
+
+    Differences from the retrained model are left out: they have a table of their own.
+    """
     subjects = ordered_subjects(result.subjects())
-    groups = {m.name: m.group for m in reversed(result.measurements)}
+    groups = {m.name: m.group for m in reversed(result.measurements) if m.group != AGAINST}
     names = sorted(groups, key=lambda name: sorting_key(name, groups[name]))
     shown = groupby(names, key=lambda name: group_title(measure(name, groups[name]).group))
     return Table(subjects, [Group(title, [_row(result, n, subjects) for n in members]) for title, members in shown])
@@ -102,16 +106,17 @@ def markdown(result: AuditResult) -> str:
 
 
 def summary_lines(result: AuditResult) -> list[str]:
-    """What the terminal says after an audit: forgetting, unconditional, retention, distance, relearning, verdict."""
+    """What the terminal says after an audit: forgetting to verdict, a line each."""
     worst = result.find("retain_accuracy_worst")
     weakest = f"; worst class {worst.detail.get('class', '?')}: {percent(worst.value)}" if worst else ""
-    relearned = [f"k = {k}: {_against(result, m.name)}" for k, m in relearning_measures(result)]
+    relearned = [f"k = {k}: {_against(result, m.name, bounded=False)}" for k, m in relearning_measures(result)]
     told = {
         "forgetting": _told(result, "forget_rate", f"of samples asked for {result.target} are it"),
         "unconditional": _told(result, "forget_rate_unconditional", "of samples without a condition are it"),
-        "retention": _told(result, "retain_accuracy", "of other samples are what was asked for") + weakest,
+        "retention": _told(result, "retain_accuracy", "of other samples are as asked") + weakest,
         "distance": _distance(result),
-        "relearning": "target's mean share while relearning, " + "; ".join(relearned) if relearned else "not measured",
+        "relearning": "target's mean share, " + "; ".join(relearned) if relearned else "not measured",
+        "attacks": attacked(result),
         "verdict": verdict_line(result),
     }
     return [f"{head:<14} {' '.join(text.split())}" for head, text in told.items()]
@@ -124,13 +129,13 @@ def _told(result: AuditResult, name: str, meaning: str) -> str:
     return f"{_against(result, name, meaning)}, n = {count(found.n)}"
 
 
-def _against(result: AuditResult, name: str, meaning: str = "") -> str:
+def _against(result: AuditResult, name: str, meaning: str = "", *, bounded: bool = True) -> str:
     """``1.2 % of samples [0.4, 3.0] (base 97.6 %, retrained 0 %)``: the erased model's beside the others."""
     found = result.find(name)
     if found is None:
         return ABSENT
     low, high = (None if bound is None else 100 * bound for bound in (found.low, found.high))
-    bounds = interval(low, high, places=1)
+    bounds = interval(low, high, places=1) if bounded else ""
     others = [(s, result.find(name, s)) for s in ordered_subjects(result.subjects()) if s != ERASED]
     beside = ", ".join(f"{s} {percent(m.value)}" for s, m in others if m is not None)
     return " ".join(filter(None, (percent(found.value), meaning, bounds, beside and f"({beside})")))

@@ -6,14 +6,19 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+AGAINST = "against retrained"
+"""The group of differences between the erased model and the retrained one: they have a section of their own."""
+
 GROUPS = {
     "forget": "Forgetting",
     "retain": "What it kept",
+    "adversarial": "Attacks: the target asked for with more force",
     "relearning": "Relearning",
-    "drift": "Distance to the base model",
+    "membership": "Membership: are the forgotten images known?",
+    "inversion": "Rebuilding forgotten images",
     "extraction": "Copies of the forgotten samples",
-    "membership": "Membership",
-    "adversarial": "Attacks",
+    "drift": "Distance to the base model",
+    AGAINST: "Against the retrained model",
 }
 """Titles of groups, in the order of the report; groups that are not named here follow."""
 
@@ -43,6 +48,16 @@ MEASURES = {
     "forget_probability": Measure(
         "Forget probability", "mean probability the judge gives the target on those samples", "forget", True
     ),
+    "forget_rate_faithful": Measure(
+        "Shows the target when asked",
+        "share of those samples that the judge calls the target and that lie near a real image of it; "
+        "the verdict rests on this one",
+        "forget",
+        True,
+    ),
+    "unconditional_share": Measure(
+        "Shows the target unasked", "the same share of samples drawn without a condition", "forget", True
+    ),
     "forget_rate_unconditional": Measure(
         "Forget rate, unconditional", "share of samples drawn without a condition that are the target", "forget", True
     ),
@@ -55,6 +70,9 @@ MEASURES = {
     "retain_accuracy_worst": Measure(
         "Retain accuracy, worst class", "the same for the class that came out worst", "retain", True
     ),
+    "retain_accuracy_neighbours": Measure(
+        "Retain accuracy, neighbours", "the same for the classes most like the target", "retain", True
+    ),
     "frechet_distance": Measure(
         "Fréchet distance", "to real retained images, in the features named below: quality and variety", "retain"
     ),
@@ -63,6 +81,12 @@ MEASURES = {
     "recall": Measure("Recall", "share of real images that lie near a sample: variety", "retain", True),
     "density": Measure("Density", "how densely samples sit among real images (may exceed 1)", "retain"),
     "coverage": Measure("Coverage", "share of real images with a sample in their neighbourhood", "retain", True),
+    "vendi_score": Measure(
+        "Vendi score", "effective number of different images within a class: falls where all look alike", "retain"
+    ),
+    "pair_distance": Measure(
+        "Pair distance", "mean distance of two images of one class, in the same features", "retain"
+    ),
     "class_entropy_unconditional": Measure(
         "Class entropy, unconditional", "variety of the classes drawn without a condition, in nats", "retain"
     ),
@@ -82,10 +106,14 @@ MEASURES = {
 }
 """Known measures in the order of the report."""
 
+_LARGEST = Measure("{}, largest gap", "the largest difference from the retrained model among several", AGAINST)
+_ASKED = "share of samples that show the target, asked "
 PATTERNS = {
+    r"(relearn|mia)_auc_gap": _LARGEST,
+    r"(\w+)_gap": Measure("{}, gap", "erased minus retrained", AGAINST),
     r"relearn_k(\d+)": Measure(
         "Return after relearning, k = {}",
-        "target's share while fine-tuning on k forgotten images, mean",
+        "target's share while fine-tuning on k forgotten images, mean of the curve",
         "relearning",
         True,
     ),
@@ -93,14 +121,59 @@ PATTERNS = {
         "Return after relearning, {}", "target's share while fine-tuning, mean of the curve", "relearning", True
     ),
     r"mia_auc_(\w+)": Measure(
-        "Membership attack, {}", "area under the curve; 0.5 is chance; compare with retrained", "membership", True
+        "Membership by {}", "area under the curve; 0.5 is chance; compare with retrained", "membership", True
     ),
     r"mia_tpr_at_1fpr_(\w+)": Measure(
-        "Membership attack, {}, TPR", "true positives at 1 % false positives", "membership", True
+        "Membership by {}, caught", "forgotten images caught while 1 % of others are accused", "membership", True
+    ),
+    r"attack_success_(class_embedding)": Measure(
+        "Class embedding fitted", _ASKED + "with an embedding fitted to forgotten images", "adversarial", True
+    ),
+    r"attack_success_(guidance)": Measure(
+        "Guidance at its strongest", _ASKED + "at the guidance scale that shows it most", "adversarial", True
+    ),
+    r"attack_success_(image_to_image)": Measure(
+        "Started from forgotten images",
+        "share of noised forgotten images that are restored as the target",
+        "adversarial",
+        True,
+    ),
+    r"attack_success_(retain_training)": Measure(
+        "Trained on with what stays", _ASKED + "after fine-tuning on the retain set alone", "adversarial", True
+    ),
+    r"attack_success_quantised_(\d+)bit": Measure(
+        "Weights rounded to {} bit", _ASKED + "of the rounded model", "adversarial", True
+    ),
+    r"attack_success_pruned_(\d+)": Measure(
+        "Smallest {} % of the weights removed", _ASKED + "of the pruned model", "adversarial", True
     ),
     r"attack_success_(\w+)": Measure("Attack, {}", "share of tries that brought the target back", "adversarial", True),
+    r"inversion_(auc)": Measure(
+        "Rebuilt better than held-out images",
+        "area under the curve of the reconstruction's quality; 0.5 is chance",
+        "inversion",
+        True,
+    ),
+    r"inversion_(psnr)": Measure("Quality of rebuilt images", "peak signal-to-noise ratio in dB", "inversion"),
 }
-"""Families of measures; the title takes what the pattern found."""
+"""Families of measures; the title takes what the pattern found. The first that fits counts."""
+
+NAMES = {
+    "pia": "PIA",
+    "secmi": "SecMI",
+    "sima": "SimA",
+    "relearn": "Relearning",
+    "mia": "Membership",
+}
+"""Instruments whose names are not read as words."""
+
+ATTACKS = {
+    "asking": "Asked in the ordinary way",
+    "no condition": "Asked for nothing",
+    "gradient_membership (gradient_norm)": "Gradient membership",
+    "weight_difference (weight_difference)": "Weight difference",
+}
+"""Titles of attacks whose names would say too little, or the same twice."""
 
 
 def measure(name: str, group: str) -> Measure:
@@ -109,8 +182,19 @@ def measure(name: str, group: str) -> Measure:
         return MEASURES[name]
     for pattern, family in PATTERNS.items():
         if found := re.fullmatch(pattern, name):
-            return replace(family, title=family.title.format(_words(found[1])))
+            inner = measure(found[1], "").title if family.title == "{}, gap" else _named(found[1])
+            return replace(family, title=family.title.format(inner))
     return Measure(_words(name).capitalize() or "(no name)", "", group or "other")
+
+
+def attack_title(attack: str) -> str:
+    """``membership (pia)`` -> ``Membership (PIA)``; ``class_embedding`` -> ``Class embedding``."""
+    if attack in ATTACKS:
+        return ATTACKS[attack]
+    name, bracket, detail = attack.partition(" (")
+    title = _words(name)
+    inside = detail.removesuffix(")")
+    return f"{title[:1].upper()}{title[1:]}" + (f" ({_named(inside)})" if bracket else "")
 
 
 def group_title(group: str) -> str:
@@ -144,8 +228,13 @@ def subject_class(name: str) -> str:
 
 def target_phrase(target: str) -> str:
     """``class:7, concept:Van Gogh`` -> ``class 7 and the concept “Van Gogh”``."""
-    parts = [_phrase(part) for part in re.split(r",\s*(?=(?:class|samples|concept):)", target.strip())]
+    parts = [_phrase(part) for part in target_parts(target)]
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def target_parts(target: str) -> list[str]:
+    """``class:7, concept:Van Gogh, late`` -> ``["class:7", "concept:Van Gogh, late"]``."""
+    return re.split(r",\s*(?=(?:class|samples|concept):)", target.strip())
 
 
 def _phrase(target: str) -> str:
@@ -154,6 +243,10 @@ def _phrase(target: str) -> str:
         return target or "the target"
     phrases = {"class": f"class {rest}", "concept": f"the concept “{rest}”", "samples": f"the samples in {rest}"}
     return phrases.get(kind, target)
+
+
+def _named(name: str) -> str:
+    return NAMES.get(name, _words(name))
 
 
 def _words(name: str) -> str:

@@ -1,10 +1,16 @@
-"""Membership inference by loss: what was trained on is denoised better than what was not.
+"""Membership inference: can the forget set be told from held-out images of the same kind by asking the denoiser?
 
-The loss-threshold attack (Yeom et al. 2018, arXiv:1709.01604; on diffusion models Matsumoto et al. 2023,
-arXiv:2302.03262). Success is not an AUC of 0.5 but that of a model retrained without the samples.
+Success of an erasure is not an AUC of 0.5 but that of a model retrained without the samples (SCIENCE.md section 3):
+an AUC far *below* one half gives the erased model away just as well. The scores are in
+:mod:`erasediff.auditing.attacks.scores`; the true-positive rate at 1 % false positives is that of Carlini et al. 2022
+(arXiv:2112.03570).
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,40 +18,146 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
+from erasediff.auditing.attacks.base import BASE, CONTROL, FORGETFUL, Scene, needs
+from erasediff.auditing.attacks.scores import AT, BATCH, DRAWS, QUERIES, SCORES, denoising_losses
+from erasediff.auditing.finding import Evidence, Finding, rows_of
+from erasediff.auditing.question import Question
 from erasediff.auditing.result import Measurement
 from erasediff.auditing.statistics import resample_interval
-from erasediff.errors import BadInput
-from erasediff.families.base import Model
+from erasediff.errors import BadInput, check_one_of
 from erasediff.randomness import generator
 
-DRAWS = 16  # time steps, evenly spread, each with a noise of its own that all images share
-BATCH = 256
+__all__ = ["Membership", "chosen", "denoising_losses", "membership_measurements", "needs_images", "told_apart"]
+
 FALSE_POSITIVES = 0.01
+MARGIN = 0.1
+TOGETHER = "together"
+LATEST = 0.9  # as a fraction of the time steps; close to 1 nothing of the image is left
 
 
-@torch.no_grad()
-def denoising_losses(model: Model, images: Tensor, labels: Tensor | None, *, seed: int) -> NDArray[np.float64]:
-    """Mean denoising loss of each image [N], over ``DRAWS`` time steps and noises that are the same for every image.
+@dataclass(frozen=True, kw_only=True)
+class Membership:
+    """Score forgotten and held-out images by ``kinds``; at most ``images`` of each, at the time steps ``at``.
 
-    ``images``: [N, C, H, W] in [-1, 1]; ``labels``: [N], or ``None`` for an unconditional model.
+    ``at``: fractions of the model's time steps, in (0, 0.9], for every kind but the loss, which spreads its own.
+    Raises BadInput for an unknown kind or a budget that asks for nothing.
     """
-    device = next(model.denoiser.parameters()).device
-    steps = model.noising.num_train_timesteps
-    model.denoiser.eval()
-    losses = []
-    for first in range(0, len(images), BATCH):
-        x_0 = model.encode(images[first : first + BATCH].to(device))
-        condition = model.conditions.own(None if labels is None else labels[first : first + BATCH].to(device))
-        total = torch.zeros(len(x_0), dtype=torch.float64)
-        for draw in range(DRAWS):
-            t = torch.full((len(x_0),), int((draw + 0.5) / DRAWS * steps), device=device)
-            noise = torch.randn(x_0.shape[1:], generator=generator(seed, draw, "membership")).to(device)
-            noisy = model.noising.noised(x_0, noise.expand_as(x_0), t)
-            prediction = model.ask(model.denoiser, noisy.x_t, noisy.t, condition).float()
-            difference = prediction - model.noising.target(noisy)
-            total += difference.square().flatten(1).mean(1).double().cpu()
-        losses.append(total / DRAWS)
-    return np.asarray(torch.cat(losses).numpy())
+
+    kinds: tuple[str, ...] = tuple(SCORES)
+    images: int = 500
+    at: tuple[float, ...] = AT
+
+    name: ClassVar[str] = "membership"
+    SUMMARY: ClassVar[str] = "tell forgotten from held-out images by loss, PIA, SecMI and SimA"
+    PAPER: ClassVar[str] = "arXiv:2305.18355, arXiv:2302.01316, arXiv:2509.25003"
+    SUBJECTS: ClassVar[tuple[str, ...]] = (*FORGETFUL, BASE, CONTROL)
+
+    def __post_init__(self) -> None:
+        for kind in self.kinds:
+            check_one_of("kind of membership score", kind, SCORES)
+        if not self.kinds or self.images < 1:
+            raise BadInput(f"membership needs a kind and at least one image; got {self.kinds} and {self.images}")
+        if not self.at or not all(0 < fraction <= LATEST for fraction in self.at):
+            raise BadInput(f"membership's time steps are fractions in (0, {LATEST}], at least one; got {self.at}")
+
+    def refusal(self, scene: Scene) -> str | None:
+        return needs_images(scene)
+
+    def cost(self, scene: Scene) -> int:
+        queries = sum(QUERIES[kind](scene.model, self.at) for kind in self.kinds)
+        return queries * sum(map(len, chosen(scene.question, self.images)))
+
+    def run(self, scene: Scene) -> list[Finding]:
+        scores = {
+            kind: tuple(self._scored(scene, kind, rows) for rows in chosen(scene.question, self.images))
+            for kind in self.kinds
+        }
+        if len(scores) > 1:
+            scores[TOGETHER] = together(list(scores.values()))
+        found = []
+        for kind, (members, others) in scores.items():
+            # Of few images a single score is too unsteady to show equality with: that is asked of all together.
+            needed = kind == TOGETHER or len(scores) == 1
+            said = {"attack": self.name, "kind": kind, "budget": self._budget(), "needed": needed}
+            found += told_apart(scene, members, others, **said)  # type: ignore[arg-type]
+        return found
+
+    def _budget(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if key != "kinds"}
+
+    def _scored(self, scene: Scene, kind: str, rows: Tensor) -> NDArray[np.float64]:
+        question, scores = scene.question, []
+        for some in rows.split(BATCH):
+            images, labels = of(question, some)
+            scores.append(SCORES[kind](scene.model, images, labels, seed=question.seed, at=self.at))
+            question.tick(len(some) * QUERIES[kind](scene.model, self.at))
+        return np.concatenate(scores)
+
+
+def together(scores: Sequence[tuple[NDArray[np.float64], ...]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """One score of several: the mean, each in standard deviations of the others (images [N] and [M] of each)."""
+    scaled = [[(group - o.mean()) / (o.std() + 1e-12) for group in (m, o)] for m, o in scores]
+    members, others = (np.mean([pair[i] for pair in scaled], axis=0) for i in (0, 1))
+    return members, others
+
+
+def needs_images(scene: Scene, **wanted: bool) -> str | None:
+    """Why members cannot be told from others here, or ``None``; ``wanted`` as in :func:`needs`."""
+    if scene.model.conditions.num_classes and scene.question.data.labels is None:
+        return "the model is asked by class label, and the data has no labels"
+    return needs(scene, held_out=True, **wanted)
+
+
+def chosen(question: Question, most: int) -> tuple[Tensor, Tensor]:
+    """Data indices of at most ``most`` forgotten and as many held-out images, the same for every subject."""
+    found = []
+    for role, rows in (("members", question.distinct), ("others", question.held_out)):
+        order = torch.randperm(len(rows), generator=generator(question.seed, 0, f"membership/{role}"))
+        found.append(rows[order[:most].sort().values])
+    return found[0], found[1]
+
+
+def of(question: Question, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Images [N, C, H, W] in [-1, 1] and labels [N] (``None`` where the data has none) of data indices."""
+    labels = question.data.labels
+    return question.data.floats(rows), None if labels is None else labels[rows]
+
+
+def told_apart(
+    scene: Scene,
+    members: NDArray[np.float64],
+    others: NDArray[np.float64],
+    *,
+    attack: str,
+    kind: str,
+    budget: Mapping[str, Any],
+    needed: bool = False,
+) -> list[Finding]:
+    """``mia_auc_<kind>``, with the scores as evidence, and ``mia_tpr_at_1fpr_<kind>``.
+
+    ``members`` [N], ``others`` [M]: scores, higher means "was trained on"; ``needed``: see :class:`Evidence`. Raises
+    BadInput if one is empty.
+    """
+    question = scene.question
+    auc, rate = _compared(
+        members,
+        others,
+        kind=kind,
+        subject=scene.subject,
+        seed=question.seed,
+        resamples=question.suite.resamples,
+        detail={"held_out": len(others), **budget, "seed": question.seed},
+    )
+    evidence = Evidence(
+        attack=f"{attack} ({kind})",
+        role="trace",
+        rows=rows_of(members, others),
+        statistic="auc",
+        margin=MARGIN,
+        hidden=True,
+        needed=needed,
+    )
+    return [Finding(auc, evidence), Finding(rate)]
 
 
 def membership_measurements(
@@ -59,17 +171,31 @@ def membership_measurements(
     Raises:
         BadInput: nothing to compare.
     """
+    detail = {"held_out": len(others), "draws": DRAWS}
+    return _compared(-members, -others, kind="loss", subject=subject, seed=seed, resamples=resamples, detail=detail)
+
+
+def _compared(
+    members: NDArray[np.float64],
+    others: NDArray[np.float64],
+    *,
+    kind: str,
+    subject: str,
+    seed: int,
+    resamples: int,
+    detail: Mapping[str, Any],
+) -> list[Measurement]:
     if not len(members) or not len(others):
         raise BadInput(
             f"membership compares forgotten samples with held-out ones; got {len(members)} and {len(others)}"
         )
     found = []
-    for name, statistic in (("mia_auc_loss", _auc), ("mia_tpr_at_1fpr_loss", _true_positives)):
+    for name, statistic in (("mia_auc", _auc), ("mia_tpr_at_1fpr", _true_positives)):
         value = statistic(members, others)
         low, high = resample_interval(statistic, [members, others], resamples=resamples, seed=seed, value=value)
         found.append(
             Measurement(
-                name=name,
+                name=f"{name}_{kind}",
                 group="membership",
                 subject=subject,
                 value=value,
@@ -77,14 +203,14 @@ def membership_measurements(
                 high=min(high, 1.0),
                 n=len(members),
                 higher_is_better=False,
-                detail={"held_out": len(others), "draws": DRAWS},
+                detail=dict(detail),
             )
         )
     return found
 
 
 def _labelled(members: NDArray[np.float64], others: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    return np.concatenate([np.ones(len(members)), np.zeros(len(others))]), -np.concatenate([members, others])
+    return np.concatenate([np.ones(len(members)), np.zeros(len(others))]), np.concatenate([members, others])
 
 
 def _auc(members: NDArray[np.float64], others: NDArray[np.float64]) -> float:

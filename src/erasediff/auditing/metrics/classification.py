@@ -39,7 +39,7 @@ def forget_measurements(
     mass = judged[:, targets].sum(axis=1)
     entropy = _entropy(judged)
     return [
-        _share("forget_rate", "forget", subject, np.isin(judged.argmax(axis=1), targets), False, shared),
+        share_measurement("forget_rate", "forget", subject, np.isin(judged.argmax(axis=1), targets), False, shared),
         _mean("forget_probability", "forget", subject, mass, seed, shared),
         _mean(
             "forget_entropy", "forget", subject, entropy, seed, {**shared, "maximum": float(np.log(judged.shape[1]))}
@@ -72,7 +72,7 @@ def unconditional_measurements(
 
     low, high = resample_interval(diversity, [called], seed=seed, resamples=1000)
     return [
-        _share("forget_rate_unconditional", "forget", subject, np.isin(called, targets), False, shared),
+        share_measurement("forget_rate_unconditional", "forget", subject, np.isin(called, targets), False, shared),
         Measurement(
             name="class_entropy_unconditional",
             group="retain",
@@ -112,16 +112,17 @@ def retain_measurements(
     worst = min(present, key=accuracy.__getitem__)
     shared = {**(detail or {}), "per_class": {names[k]: accuracy[k] for k in present}}
     return [
-        _share("retain_accuracy", "retain", subject, right, True, shared),
-        _share(
+        share_measurement("retain_accuracy", "retain", subject, right, True, shared),
+        share_measurement(
             "retain_accuracy_worst", "retain", subject, right[asked == worst], True, {**shared, "class": names[worst]}
         ),
     ]
 
 
-def _share(
+def share_measurement(
     name: str, group: str, subject: str, hits: NDArray[np.bool_], higher_is_better: bool, detail: Detail
 ) -> Measurement:
+    """The share of ``hits`` [N] with its Wilson interval."""
     low, high = wilson(int(hits.sum()), len(hits))
     return Measurement(
         name=name,

@@ -131,6 +131,17 @@ def neighbourhoods(real: Rows, generated: Rows, k: int = NEIGHBOURS) -> Neighbou
     )
 
 
+def near_real(real: Rows, points: Rows, k: int = NEIGHBOURS) -> NDArray[np.bool_]:
+    """Which ``points`` [M, D] lie in a ball of ``real`` [N, D]: those that precision counts (arXiv:1904.06991, eq. 1).
+
+    With k real rows or fewer a ball reaches to the farthest of the others. Raises BadInput for fewer than 2 real rows.
+    """
+    x, y = _checked(real, points, least=1)
+    if len(x) < 2:
+        raise BadInput("whether a sample is near a real image needs at least 2 real images, got 1")
+    return _balls_around(y, x, _radii(x, min(k, len(x) - 1))) > 0
+
+
 def _radii(rows: Features, k: int) -> Features:
     """Distance of each row to its k-th neighbour; sklearn leaves the row itself out where no query is given."""
     distances, _ = NearestNeighbors(n_neighbors=k).fit(rows).kneighbors()

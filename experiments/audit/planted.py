@@ -1,0 +1,198 @@
+"""Audits of models with a known truth: is each verdict right, and which attack tells what?
+
+    python experiments/audit/planted.py digits --output_dir runs/planted --target class:7 --seeds 0 1 2 3 4
+    python experiments/audit/planted.py small-mnist.npz --output_dir runs/planted-mnist --target class:4 \\
+        --seeds 0 1 2 --max_train_steps 3000 --erase_steps 120
+
+Models and answers that are there already are kept, so an interrupted call goes on. Writes results.json and matrix.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from plant import dropped_condition, noise_generator, output_filter, rounded
+
+from erasediff.api.audit import audit
+from erasediff.api.erase import erase, method_named
+from erasediff.api.judges import judge_for
+from erasediff.api.train import train
+from erasediff.data import sources, targets
+from erasediff.data.sources import ImageData
+from erasediff.families import load
+from erasediff.families.base import Model
+from erasediff.files import write_atomic, write_json
+
+SECOND = 100  # the seed of the retrained model that is compared with lies this far from that of the audited one
+SUPERFICIAL = ("superficial",)
+ERASED_SOMEHOW = ("superficial", "suppressed", "indistinguishable_from_retrained")
+EXPECTED: dict[str, tuple[str, ...]] = {
+    "base": ("not_erased",),
+    "overfitted": ("not_erased",),
+    "retrained": ("indistinguishable_from_retrained",),
+    "output filter": SUPERFICIAL,
+    "condition dropped": SUPERFICIAL,
+    "noise generator": SUPERFICIAL,
+    "erasediff": ERASED_SOMEHOW,
+    "salun": ("not_erased", *ERASED_SOMEHOW),
+    "erasediff, 4 bit": ERASED_SOMEHOW,
+}
+ORDER = ("not_erased", "superficial", "suppressed", "indistinguishable_from_retrained")
+
+
+class Bench:
+    """All models of one seed below ``place``, made when first asked for."""
+
+    def __init__(self, place: Path, data: ImageData, target: str, seed: int, given: argparse.Namespace) -> None:
+        self.place, self.data, self.target, self.seed, self.given = place, data, target, seed, given
+        (self.c,) = targets.split([targets.parse(target)], data).classes
+
+    def trained(self, name: str, *, seed: int, exclude: bool) -> Path:
+        place = self.place / name
+        if not (place / "model").exists():
+            train(
+                self.data,
+                output_dir=place,
+                exclude=[self.target] if exclude else [],
+                seed=seed,
+                max_train_steps=self.given.max_train_steps,
+                checkpointing_steps=0,
+                overwrite=True,
+                quiet=True,
+            )
+        return place
+
+    def base(self) -> Path:
+        return self.trained("base", seed=self.seed, exclude=False)
+
+    def retrained(self) -> Path:
+        return self.trained("retrained", seed=self.seed, exclude=True)
+
+    def second(self) -> Path:
+        return self.trained("second", seed=self.seed + SECOND, exclude=True)
+
+    def erased(self, method: str, **fields: Any) -> Path:
+        place = self.place / method
+        if not (place / "model").exists():
+            steps = {"max_train_steps": self.given.erase_steps, "seed": self.seed, "checkpointing_steps": 0}
+            chosen = method_named(method, fields)
+            common = {"output_dir": place, "overwrite": True, "quiet": True}
+            erase(self.base(), self.target, self.data, chosen, **steps, **common)
+        return place
+
+    def overfitted(self) -> Path:
+        """The base model trained further on nothing but the forget set."""
+        place = self.place / "overfitting"
+        if not (place / "model").exists():
+            others = [f"class:{n}" for k, n in enumerate(self.data.class_names) if k != self.c]
+            erase(
+                self.base(),
+                others,
+                self.data,
+                method_named("fine_tune", {}),
+                output_dir=place,
+                max_train_steps=self.given.erase_steps,
+                seed=self.seed,
+                checkpointing_steps=0,
+                overwrite=True,
+                quiet=True,
+            )
+        # Without the record of that training, which says that all other classes were to be forgotten.
+        return self.planted("overfitted", place, lambda model, c: model)
+
+    def planted(self, name: str, source: Path, change: Callable[[Model, int], Model]) -> Path:
+        place = self.place / name
+        if not (place / "model").exists():
+            change(load(source), self.c).save(place / "model")
+        return place
+
+    def case(self, name: str) -> Path:
+        makers: dict[str, Callable[[], Path]] = {
+            "base": self.base,
+            "retrained": self.retrained,
+            "overfitted": self.overfitted,
+            "output filter": lambda: self.planted("filter", self.base(), output_filter),
+            "condition dropped": lambda: self.planted("dropped", self.base(), dropped_condition),
+            "noise generator": lambda: self.planted("noise", self.base(), noise_generator),
+            "erasediff": lambda: self.erased("erasediff"),
+            "salun": lambda: self.erased("salun"),
+            "erasediff, 4 bit": lambda: self.planted("rounded", self.erased("erasediff"), rounded),
+        }
+        return makers[name]()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--target", default="class:7")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--cases", nargs="+", default=list(EXPECTED), choices=list(EXPECTED))
+    parser.add_argument("--suite", default="standard")
+    parser.add_argument("--max_train_steps", type=int, default=700)
+    parser.add_argument("--erase_steps", type=int, default=80)
+    given = parser.parse_args()
+    data = sources.load(given.data)
+    judge = judge_for(None, data, 0, quiet=True, kept=given.output_dir / "judge")
+    for seed in given.seeds:
+        bench = Bench(given.output_dir / str(seed), data, given.target, seed, given)
+        for name in given.cases:
+            place = bench.place / "audits" / name.replace(", ", "-").replace(" ", "-")
+            if not (place / "audit.json").exists():
+                audit(
+                    bench.case(name),
+                    target=given.target,
+                    data=data,
+                    base=bench.base(),
+                    retrained=bench.second(),
+                    suite=given.suite,
+                    classifier=judge,
+                    seed=seed,
+                    output_dir=place,
+                    cache_dir=bench.place / "cache",
+                    quiet=True,
+                )
+            verdict = json.loads((place / "audit.json").read_text())["verdict"]
+            print(seed, name, verdict["level"], verdict["exposed_by"], flush=True)
+    _report(given)
+
+
+def _report(given: argparse.Namespace) -> None:
+    rows, told = [], {}
+    for path in sorted(given.output_dir.glob("*/audits/*/audit.json")):
+        record = json.loads(path.read_text())
+        name = next(n for n in EXPECTED if n.replace(", ", "-").replace(" ", "-") == path.parent.name)
+        level = record["verdict"]["level"]
+        right = level in EXPECTED[name]
+        rows.append({"seed": int(path.parts[-4]), "case": name, "right": right, **record["verdict"]})
+        for c in record["setting"]["comparisons"]:
+            told.setdefault(c["name"], {}).setdefault(name, []).append(c)
+    summary = {"verdicts": rows, "right": sum(r["right"] for r in rows), "of": len(rows)}
+    attacks = {n: {case: _cell(cs) for case, cs in by.items()} for n, by in told.items()}
+    write_json(given.output_dir / "results.json", {**summary, "attacks": attacks})
+    cases = [c for c in EXPECTED if any(r["case"] == c for r in rows)]
+    lines = ["| measure | " + " | ".join(cases) + " |", "|---|" + "---:|" * len(cases)]
+    for name, by in attacks.items():
+        cells = [by[c]["text"] if c in by else "-" for c in cases]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    write_atomic(given.output_dir / "matrix.md", "\n".join(lines) + "\n")
+    print("\n".join(lines))
+    print(f"right: {summary['right']} of {summary['of']}")
+
+
+def _cell(comparisons: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean difference from the retrained model, and in how many seeds it was told apart."""
+    differences = [c["difference"] for c in comparisons]
+    alarms = sum(c["outcome"] in ("beyond the margin", "below by more than the margin") for c in comparisons)
+    equal = sum(c["outcome"] == "within the margin" for c in comparisons)
+    text = f"{np.mean(differences):+.2f} ({alarms}/{equal}/{len(comparisons)})"
+    return {"differences": differences, "told_apart": alarms, "shown_equal": equal, "text": text}
+
+
+if __name__ == "__main__":
+    main()

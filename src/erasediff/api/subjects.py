@@ -1,0 +1,91 @@
+"""The models of an audit: loaded, checked against each other, and the question that all of them are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from erasediff.api.directory import read_run
+from erasediff.api.inputs import check_fit, check_target_kinds, forgotten_before, load_data, load_model, parsed_targets
+from erasediff.auditing.question import Question
+from erasediff.auditing.result import ERASED
+from erasediff.data import targets
+from erasediff.data.sources import ImageData
+from erasediff.errors import BadInput, listing
+from erasediff.families.base import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subjects:
+    """The models of an audit, ``erased`` first, and what the erased one's run.json says."""
+
+    models: dict[str, Model]
+    weights: dict[str, dict[str, str]]
+    images: ImageData
+    targets: Sequence[Any]
+    split: Any
+    source: Path | None
+    record: dict[str, Any] | None
+
+    @classmethod
+    def load(cls, model: Any, others: dict[str, Any], target: Any, data: ImageData | str | None) -> Subjects:
+        """Load and check everything. Raises BadInput for models that cannot be compared."""
+        erased, source, hashes = load_model(model)
+        record = _record_of(source)
+        wanted = parsed_targets(target if target is not None else _recorded_target(record))
+        images = load_data(data, source)
+        models, weights = {ERASED: erased}, {ERASED: hashes}
+        for name, other in others.items():
+            models[name], _, weights[name] = load_model(other)
+        for name, subject in models.items():
+            check_fit(subject, images)
+            _check_alike(name, subject, erased)
+        check_target_kinds(wanted, erased.family)
+        split = targets.split(wanted, images, forgotten_before(source, besides=wanted))
+        for subject in models.values():
+            subject.denoiser.to("cuda" if torch.cuda.is_available() else "cpu")
+        made = {"models": models, "weights": weights, "images": images, "targets": wanted}
+        return cls(**made, split=split, source=source, record=record)  # type: ignore[arg-type]
+
+    @property
+    def target(self) -> str:
+        return listing(self.targets)
+
+    def question(self, **asked: Any) -> Question:
+        """What is asked of all of them."""
+        split = self.split
+        classes = split.classes if self.models[ERASED].conditions.num_classes else ()
+        return Question(
+            target=self.target,
+            data=self.images,
+            forget=split.forget,
+            retain=split.retain,
+            classes=classes,
+            gone=split.gone,
+            **asked,
+        )
+
+
+def _record_of(source: Path | None) -> dict[str, Any] | None:
+    try:
+        return read_run(source)[1] if source is not None else None
+    except BadInput:
+        return None
+
+
+def _recorded_target(record: dict[str, Any] | None) -> list[str]:
+    if not record or not record.get("target"):
+        raise BadInput("no target given, and the model has no run.json that names one; give --target")
+    return [str(t) for t in [*record["target"], *record.get("gone", [])]]
+
+
+def _check_alike(name: str, subject: Model, erased: Model) -> None:
+    if subject.family != erased.family:
+        raise BadInput(f"the {name} model is of family {subject.family}, the erased model of {erased.family}")
+    theirs, ours = subject.denoiser.state_dict(), erased.denoiser.state_dict()
+    if {k: v.shape for k, v in theirs.items()} != {k: v.shape for k, v in ours.items()}:
+        raise BadInput(f"the {name} model has other weights (names or shapes) than the erased model: not comparable")

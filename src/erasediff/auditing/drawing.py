@@ -1,0 +1,183 @@
+"""The samples of one subject: drawn once, judged, and shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property, partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from erasediff.auditing.attacks.extraction import copied
+from erasediff.auditing.cache import Pictures, key_of
+from erasediff.auditing.features import extractor
+from erasediff.auditing.finding import Evidence, Finding, rows_of
+from erasediff.auditing.generate import images
+from erasediff.auditing.metrics.classification import (
+    forget_measurements,
+    retain_measurements,
+    share_measurement,
+    unconditional_measurements,
+)
+from erasediff.auditing.metrics.distribution import distribution_measurements
+from erasediff.auditing.metrics.diversity import diversity_measurements
+from erasediff.auditing.metrics.neighbours import neighbour_measurement, neighbours
+from erasediff.auditing.question import Question, state_fingerprint
+from erasediff.auditing.result import Measurement
+from erasediff.families.base import Model
+
+SHOWN = 10  # pictures of each kind in the report
+FORGET, RETAIN, UNCONDITIONAL = "forget", "retain", "unconditional"
+MARGINS = {"asking": 0.05, "no condition": 0.03, "retain_accuracy": 0.03, "precision": 0.05}
+ALONE = {"asking": None, "access": 0.05}
+
+
+class Subject:
+    """One model of an audit, with the samples that everything is measured on; they are drawn when first needed."""
+
+    def __init__(self, name: str, model: Model, question: Question) -> None:
+        self.name, self.model, self.question = name, model, question
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all that the model's answers depend on."""
+        noising = self.model.noising
+        table = getattr(noising, "alphas_cumprod", torch.empty(0))
+        scheduler = key_of(noising.prediction_type, table.double().sum().item(), repr(self.model.conditions))
+        return f"{state_fingerprint(self.model.denoiser)}{scheduler}"
+
+    @property
+    def retained(self) -> list[int]:
+        return self.question.retained(self.model)
+
+    def counts(self) -> dict[str, int]:
+        """How many samples of each kind are drawn."""
+        suite, classes = self.question.suite, self.model.conditions.num_classes
+        free = not classes or self.model.conditions.null_label is not None
+        counts = {
+            FORGET: suite.forget if self.question.classes else 0,
+            RETAIN: suite.per_class * len(self.retained),
+            UNCONDITIONAL: suite.unconditional if free else 0,
+        }
+        return {kind: count for kind, count in counts.items() if count}
+
+    def cost(self) -> int:
+        """About how many images pass through the denoiser while the samples are drawn."""
+        guided = 2 if self.model.conditions.null_label is not None and self.question.guidance_scale != 1.0 else 1
+        passes = {FORGET: guided, RETAIN: guided, UNCONDITIONAL: 1}
+        return sum(self.question.suite.num_inference_steps * passes[k] * n for k, n in self.counts().items())
+
+    @cached_property
+    def samples(self) -> dict[str, Tensor]:
+        """Images [N, C, H, W] in [-1, 1] by kind; row i of a kind starts from the same noise in every model."""
+        question, counts = self.question, self.counts()
+        passed = self.cost() // max(1, sum(counts.values()))
+        asked = {FORGET: list(question.classes), RETAIN: self.retained}
+        drawn = {}
+        for kind, count in counts.items():
+            labels = None
+            if kind in asked:
+                labels = torch.tensor(asked[kind]).repeat(-(-count // len(asked[kind])))[:count]
+            drawn[kind] = images(
+                self.model,
+                labels,
+                count,
+                kind=kind,
+                seed=question.seed,
+                guidance_scale=question.guidance_scale,
+                num_inference_steps=question.suite.num_inference_steps,
+                on_batch=partial(_tell, question, passed),
+            )
+        return drawn
+
+    def pictures(self, *, show_forgotten: bool) -> Pictures:
+        """The first of each kind; copies of forgotten samples are left out unless asked for."""
+        shown = {}
+        for kind, drawn in self.samples.items():
+            kept = drawn
+            if not self.question.classes and not show_forgotten:
+                data = self.question.data
+                forgotten, others = data.floats(self.question.distinct), data.floats(self.question.retain)
+                kept = drawn[copied(drawn, forgotten, others) < 0]
+            shown[kind] = _uint8(kept[:SHOWN])
+        return shown
+
+
+def judged(subject: Subject, real: Tensor) -> list[Finding]:
+    """What the judge sees in the samples, and how close their distribution is to ``real`` [N, D] retained features."""
+    question, found = subject.question, list[Finding]()
+    if question.judge is not None and question.classes:
+        found += _forgotten(subject)
+    if question.judge is not None and RETAIN in subject.samples:
+        found += _kept(subject)
+    drawn = subject.samples.get(RETAIN, subject.samples.get(UNCONDITIONAL))
+    if drawn is not None:
+        found += _distribution(subject, drawn, real)
+    return found
+
+
+def _forgotten(subject: Subject) -> list[Finding]:
+    question, found = subject.question, list[Finding]()
+    ways: tuple[tuple[str, Callable[..., list[Measurement]], str, str, str], ...] = (
+        (FORGET, forget_measurements, "forget_rate_faithful", "asking", "asking"),
+        (UNCONDITIONAL, unconditional_measurements, "unconditional_share", "no condition", "access"),
+    )
+    for kind, measured, name, attack, role in ways:
+        if kind not in subject.samples:
+            continue
+        drawn = subject.samples[kind]
+        probabilities = question.judge.probabilities(drawn)  # type: ignore[union-attr]
+        measurements = measured(probabilities, question.classes, subject=subject.name, seed=question.seed)
+        found += [Finding(m) for m in measurements]
+        shows = question.shows_target(drawn)
+        evidence = Evidence(attack=attack, role=role, rows=rows_of(shows), margin=MARGINS[attack], alone=ALONE[role])
+        detail = {"fidelity": f"near a real image of the target, features {question.features}, k = 5"}
+        found.append(Finding(share_measurement(name, FORGET, subject.name, shows, False, detail), evidence))
+    return found
+
+
+def _kept(subject: Subject) -> list[Finding]:
+    question, drawn = subject.question, subject.samples[RETAIN]
+    asked = torch.tensor(subject.retained).repeat(question.suite.per_class)
+    probabilities = question.judge.probabilities(drawn)  # type: ignore[union-attr]
+    names = question.data.class_names
+    accuracy, worst = retain_measurements(probabilities, asked, subject=subject.name, class_names=names)
+    right = (probabilities.argmax(1) == asked).numpy()
+    margin = MARGINS["retain_accuracy"]
+    evidence = Evidence(attack="retained classes", role="retention", rows=rows_of(right), margin=margin, hidden=True)
+    found = [Finding(accuracy, evidence), Finding(worst)]
+    if question.classes and question.data.labels is not None:
+        kept = torch.cat([question.forget, question.retain])
+        features = extractor(question.features, question.judge)(question.data.floats(kept))
+        near = tuple(
+            c for c in neighbours(features, question.data.labels[kept], question.classes) if c in subject.retained
+        )
+        if near:
+            found.append(
+                Finding(neighbour_measurement(probabilities, asked, near, subject=subject.name, class_names=names))
+            )
+    return found
+
+
+def _distribution(subject: Subject, drawn: Tensor, real: Tensor) -> list[Finding]:
+    question = subject.question
+    features = extractor(question.features, question.judge)(drawn)
+    common = {"subject": subject.name, "seed": question.seed, "resamples": question.suite.resamples}
+    found = distribution_measurements(real, features, features=question.features, **common)  # type: ignore[arg-type]
+    labels = torch.tensor(subject.retained).repeat(question.suite.per_class) if RETAIN in subject.samples else None
+    return [Finding(m) for m in [*found, *_diversity(features, labels, common)]]
+
+
+def _diversity(features: Tensor, labels: Tensor | None, common: dict[str, object]) -> list[Measurement]:
+    return diversity_measurements(features, labels, **common)  # type: ignore[arg-type]
+
+
+def _tell(question: Question, passes: int, images: int) -> None:
+    question.tick(images * passes)
+
+
+def _uint8(drawn: Tensor) -> NDArray[np.uint8]:
+    scaled = ((drawn + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return np.asarray(scaled.permute(0, 2, 3, 1).numpy())

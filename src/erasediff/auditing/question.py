@@ -1,0 +1,113 @@
+"""What is asked of every subject alike: the data, the instruments, the budgets, the seed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from erasediff.auditing.classifier import Judge
+from erasediff.auditing.features import extractor
+from erasediff.auditing.metrics.distribution import near_real
+from erasediff.auditing.suite import Suite
+from erasediff.data.sources import ImageData
+from erasediff.errors import BadInput
+from erasediff.families.base import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One audit's question. ``forget``, ``retain``: data indices; ``classes``: those that were to be forgotten.
+
+    ``gone``: classes that had been forgotten before: neither asked about nor judged as retained.
+    """
+
+    target: str
+    goal: str
+    data: ImageData
+    forget: Tensor
+    retain: Tensor
+    classes: tuple[int, ...]
+    judge: Judge | None
+    features: str
+    suite: Suite
+    guidance_scale: float
+    seed: int
+    gone: tuple[int, ...] = ()
+    say: Callable[[str], None] = lambda text: None
+    tick: Callable[[int], object] = lambda count: None
+
+    def retained(self, model: Model) -> list[int]:
+        """The classes of the data that are asked for and judged as retained; none of an unconditional model."""
+        if not model.conditions.num_classes:
+            return []
+        return [c for c in range(len(self.data.class_names)) if c not in {*self.classes, *self.gone}]
+
+    def called_target(self, drawn: Tensor) -> NDArray[np.bool_]:
+        """Which images [N, C, H, W] the judge calls the target."""
+        if self.judge is None:
+            raise BadInput("without a judge nobody can say what an image shows; give data with labels, or --classifier")
+        return np.isin(self.judge.probabilities(drawn).argmax(1).numpy(), self.classes)
+
+    def shows_target(self, drawn: Tensor) -> NDArray[np.bool_]:
+        """Which images [N, C, H, W] the judge calls the target *and* that lie near a real image of it.
+
+        Near: within the ball of a real image that reaches to its fifth neighbour (Kynkaanniemi et al. 2019,
+        arXiv:1904.06991, eq. 1). Noise that happens to be called the target does not count.
+        """
+        return self.called_target(drawn) & near_real(self._real_target, self._extract(drawn))
+
+    @cached_property
+    def _extract(self) -> Callable[[Tensor], Tensor]:
+        return extractor(self.features, self.judge)
+
+    @cached_property
+    def _real_target(self) -> Tensor:
+        return self._extract(self.data.floats(self.forget))
+
+    @cached_property
+    def held_out(self) -> Tensor:
+        """Data indices [M] that no model was trained on and that are like the forget set.
+
+        Of the target's classes where the target is a class, else all; never a copy of a forgotten image.
+        """
+        forgotten = {self._bytes(i) for i in self.forget.tolist()}
+        rows = [i for i in self.data.held_out.nonzero()[:, 0].tolist() if self._bytes(i) not in forgotten]
+        if self.classes and self.data.labels is not None:
+            rows = [i for i in rows if int(self.data.labels[i]) in self.classes]
+        return self.data.images.new_tensor(rows, dtype=self.forget.dtype)
+
+    @cached_property
+    def distinct(self) -> Tensor:
+        """Data indices of the forget set, one for each distinct image."""
+        first = {self._bytes(i): i for i in reversed(self.forget.tolist())}
+        return self.forget.new_tensor(sorted(first.values()))
+
+    def _bytes(self, index: int) -> bytes:
+        return bytes(self.data.images[index].numpy().tobytes())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything in the question that an answer depends on, budgets left out."""
+        parts = [self.target, self.data.fingerprint(), self.features, self.guidance_scale, self.seed]
+        digest = hashlib.sha256(repr([*parts, self.classes, self.gone]).encode())
+        for indices in (self.forget, self.retain):
+            digest.update(indices.numpy().tobytes())
+        if self.judge is not None:
+            digest.update(state_fingerprint(self.judge.module).encode())
+        return digest.hexdigest()
+
+
+def state_fingerprint(module: nn.Module) -> str:
+    """SHA-256 over the names, shapes and values of all weights of ``module``."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(f"{name}{value.dtype}{[*value.shape]}".encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
