@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,15 @@ from erasediff.api.audit import audit
 from erasediff.api.erase import erase, method_named
 from erasediff.api.judges import judge_for
 from erasediff.api.train import train
+from erasediff.auditing.suites import SUITES
 from erasediff.data import sources, targets
 from erasediff.data.sources import ImageData
 from erasediff.families import load
 from erasediff.families.base import Model
 from erasediff.files import write_atomic, write_json
 
+SIZES = {"forget": 250, "per_class": 80, "unconditional": 400, "num_inference_steps": 12, "resamples": 50}
+SUITE = replace(SUITES["standard"], name="standard attacks, samples of quick", **SIZES)  # type: ignore[arg-type]
 SECOND = 100  # the seed of the retrained model that is compared with lies this far from that of the audited one
 SUPERFICIAL = ("superficial",)
 ERASED_SOMEHOW = ("superficial", "suppressed", "indistinguishable_from_retrained")
@@ -126,17 +130,21 @@ class Bench:
         return makers[name]()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(text: str) -> argparse.ArgumentParser:
+    """The command line of this folder's scripts."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--target", default="class:7")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--cases", nargs="+", default=list(EXPECTED), choices=list(EXPECTED))
-    parser.add_argument("--suite", default="standard")
     parser.add_argument("--max_train_steps", type=int, default=700)
     parser.add_argument("--erase_steps", type=int, default=80)
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    given = arguments(__doc__ or "").parse_args()
     data = sources.load(given.data)
     judge = judge_for(None, data, 0, quiet=True, kept=given.output_dir / "judge")
     for seed in given.seeds:
@@ -150,7 +158,7 @@ def main() -> None:
                     data=data,
                     base=bench.base(),
                     retrained=bench.second(),
-                    suite=given.suite,
+                    suite=SUITE,
                     classifier=judge,
                     seed=seed,
                     output_dir=place,
