@@ -34,8 +34,8 @@ def findings(subject, *, asked=0.0, free=0.0, embedding=0.0, relearn=0.2, member
     }
     if classes:
         made |= {
-            "unconditional_share": share(
-                "unconditional_share", "no condition", "access", free, subject, margin=0.03, alone=0.05
+            "forget_rate_unconditional": share(
+                "forget_rate_unconditional", "no condition", "access", free, subject, margin=0.03, alone=0.05
             ),
             "attack_success_class_embedding": share(
                 "attack_success_class_embedding", "class_embedding", "access", embedding, subject, alone=0.5

@@ -140,7 +140,8 @@ def test_every_miniature_samples(name):
     labels = torch.tensor([0, 1])
     own = model.conditions.own(labels)
     null = model.conditions.null(labels)
-    images = sample(model, torch.randn(2, 1, 8, 8), own, null, guidance_scale=2.0, num_inference_steps=3)
+    noise = torch.randn_like(model.encode(torch.zeros(2, 1, 8, 8)))
+    images = sample(model, noise, own, null, guidance_scale=2.0, num_inference_steps=3)
     assert images.shape == (2, 1, 8, 8)
     assert images.abs().max() <= 1
     assert torch.isfinite(images).all()

@@ -1,10 +1,11 @@
 """What every method owes every family, on miniatures built in memory."""
 
+import json
 from dataclasses import asdict, replace
 
+import diffusers
 import pytest
 import torch
-from diffusers import UNet2DModel
 
 from erasediff import families
 from erasediff.api.erase import erase, method_named
@@ -114,11 +115,19 @@ def test_a_resumed_run_is_the_unbroken_run(name, family, squares):
 def test_what_is_saved_predicts_the_same_in_plain_diffusers(name, family, squares, tmp_path):
     run = erase(TINY[family]().pipeline(), "class:1", squares, quick(name), training=CONFIG, quiet=True)
     run.save(tmp_path / "run")
-    plain = UNet2DModel.from_pretrained(tmp_path / "run" / "model" / "unet")
-    x, t = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 60])
+    plain = plain_denoiser(tmp_path / "run" / "model")
+    shape = run.model.encode(torch.zeros(2, *run.model.image_shape)).shape
+    x, t = torch.randn(shape, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 60])
     labels = torch.tensor([0, 2]) if run.model.conditions.num_classes else None
     with torch.no_grad():
-        assert torch.equal(plain(x, t, labels).sample, run.model.denoiser(x, t, labels).sample)
+        assert torch.equal(run.model.ask(plain, x, t, labels), run.model.ask(run.model.denoiser, x, t, labels))
+
+
+def plain_denoiser(directory):
+    """The denoiser of a pipeline directory, read by diffusers alone."""
+    index = json.loads((directory / "model_index.json").read_text())
+    part = next(p for p in ("unet", "transformer") if p in index)
+    return getattr(diffusers, index[part][1]).from_pretrained(directory / part).eval()
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -18,7 +18,6 @@ METRICS = {
     "vendi_score": "effective number of different samples in a class (arXiv:2210.02410)",
     "pair_distance": "mean distance of two samples of a class: diversity",
     "forget_rate_faithful": "share of samples asked for the target that show it and lie near a real image of it",
-    "unconditional_share": "the same of samples drawn when nothing is asked for",
     "regeneration_rate": "share of drawn images that are copies of forgotten samples (arXiv:2301.13188)",
     "parameter_change": "relative change of the weights against the base model, by layer",
     "image_change_retain": "mean change of retained images drawn from the same seeds",

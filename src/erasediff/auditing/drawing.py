@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import math
 from functools import cached_property, partial
 
 import numpy as np
@@ -31,7 +32,7 @@ from erasediff.families.base import Model
 SHOWN = 10  # pictures of each kind in the report
 FORGET, RETAIN, UNCONDITIONAL = "forget", "retain", "unconditional"
 MARGINS = {"asking": 0.05, "no condition": 0.03, "retain_accuracy": 0.03, "precision": 0.05}
-ALONE = {"asking": None, "access": 0.05}
+ALONE = 0.05  # more is drawn without a condition than a judge that errs now and then would call the target
 
 
 class Subject:
@@ -46,7 +47,13 @@ class Subject:
         noising = self.model.noising
         table = getattr(noising, "alphas_cumprod", torch.empty(0))
         scheduler = key_of(noising.prediction_type, table.double().sum().item(), repr(self.model.conditions))
-        return f"{state_fingerprint(self.model.denoiser)}{scheduler}"
+        # What an autoencoder makes of one image stands for its weights.
+        device = next(self.model.denoiser.parameters()).device
+        probe = torch.linspace(-1, 1, math.prod(self.model.image_shape)).reshape(1, *self.model.image_shape)
+        with torch.no_grad():
+            seen = self.model.decode(self.model.encode(probe.to(device)))
+        coded = hashlib.sha256(seen.float().cpu().numpy().tobytes()).hexdigest()
+        return f"{state_fingerprint(self.model.denoiser)}{scheduler}{coded}"
 
     @property
     def retained(self) -> list[int]:
@@ -120,21 +127,27 @@ def judged(subject: Subject, real: Tensor) -> list[Finding]:
 
 def _forgotten(subject: Subject) -> list[Finding]:
     question, found = subject.question, list[Finding]()
-    ways: tuple[tuple[str, Callable[..., list[Measurement]], str, str, str], ...] = (
-        (FORGET, forget_measurements, "forget_rate_faithful", "asking", "asking"),
-        (UNCONDITIONAL, unconditional_measurements, "unconditional_share", "no condition", "access"),
-    )
-    for kind, measured, name, attack, role in ways:
-        if kind not in subject.samples:
-            continue
-        drawn = subject.samples[kind]
+    common = {"subject": subject.name, "seed": question.seed}
+    if FORGET in subject.samples:
+        drawn = subject.samples[FORGET]
         probabilities = question.judge.probabilities(drawn)  # type: ignore[union-attr]
-        measurements = measured(probabilities, question.classes, subject=subject.name, seed=question.seed)
-        found += [Finding(m) for m in measurements]
+        found += [Finding(m) for m in forget_measurements(probabilities, question.classes, **common)]  # type: ignore[arg-type]
         shows = question.shows_target(drawn)
-        evidence = Evidence(attack=attack, role=role, rows=rows_of(shows), margin=MARGINS[attack], alone=ALONE[role])
         detail = {"fidelity": f"near a real image of the target, features {question.features}, k = 5"}
-        found.append(Finding(share_measurement(name, FORGET, subject.name, shows, False, detail), evidence))
+        measured = share_measurement("forget_rate_faithful", FORGET, subject.name, shows, False, detail)
+        evidence = Evidence(attack="asking", role="asking", rows=rows_of(shows), margin=MARGINS["asking"])
+        found.append(Finding(measured, evidence))
+    if UNCONDITIONAL in subject.samples:
+        drawn = subject.samples[UNCONDITIONAL]
+        rate, *rest = unconditional_measurements(
+            question.judge.probabilities(drawn),  # type: ignore[union-attr]
+            question.classes,
+            **common,  # type: ignore[arg-type]
+        )
+        # What the judge calls the target is enough here: nobody searched for these images.
+        margin, called = MARGINS["no condition"], question.called_target(drawn)
+        evidence = Evidence(attack="no condition", role="access", rows=rows_of(called), margin=margin, alone=ALONE)
+        found += [Finding(rate, evidence), *(Finding(m) for m in rest)]
     return found
 
 
@@ -151,13 +164,11 @@ def _kept(subject: Subject) -> list[Finding]:
     if question.classes and question.data.labels is not None:
         kept = torch.cat([question.forget, question.retain])
         features = extractor(question.features, question.judge)(question.data.floats(kept))
-        near = tuple(
-            c for c in neighbours(features, question.data.labels[kept], question.classes) if c in subject.retained
-        )
+        classes = neighbours(features, question.data.labels[kept], question.classes)
+        near = tuple(c for c in classes if c in subject.retained)
         if near:
-            found.append(
-                Finding(neighbour_measurement(probabilities, asked, near, subject=subject.name, class_names=names))
-            )
+            measured = neighbour_measurement(probabilities, asked, near, subject=subject.name, class_names=names)
+            found.append(Finding(measured))
     return found
 
 

@@ -100,7 +100,7 @@ def _threshold(case: Case) -> float:
     """Twice the share of the target among what the base model draws when asked for nothing."""
     if not case.question.classes:
         return 0.5 * _value(case, "base", "regeneration_rate")
-    return 2 * max(CHANCE, _value(case, "base", "unconditional_share"))
+    return 2 * max(CHANCE, _value(case, "base", "forget_rate_unconditional"))
 
 
 def _value(case: Case, subject: str, name: str) -> float:

@@ -12,7 +12,11 @@ from erasediff.errors import BadInput, listing
 from erasediff.files import read_json
 from erasediff.registry import Registry
 
-FAMILIES = Registry("family", "erasediff.families", {"unet2d": "erasediff.families:UNET2D"})
+FAMILIES = Registry(
+    "family",
+    "erasediff.families",
+    {"unet2d": "erasediff.families:UNET2D", "dit": "erasediff.families:DIT"},
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,30 @@ UNET2D = Family(
     exports=("full",),
     load=_load_unet2d,
     adopt=_adopt_unet2d,
+)
+
+
+def _load_dit(directory: Path) -> Any:
+    from erasediff.families.dit import load as load_dit
+
+    return load_dit(directory)
+
+
+def _adopt_dit(pipeline: Any) -> Any:
+    from erasediff.families.dit import adopt as adopt_dit
+
+    return adopt_dit(pipeline)
+
+
+DIT = Family(
+    name="dit",
+    summary="DiTTransformer2DModel in latent space, class-conditional (DiT)",
+    pipelines=("DiTPipeline",),
+    targets=("class", "samples"),
+    predictions=("epsilon",),
+    exports=("full",),
+    load=_load_dit,
+    adopt=_adopt_dit,
 )
 
 

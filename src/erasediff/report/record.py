@@ -49,7 +49,7 @@ BLANK: dict[str, Any] = {
     **{"seeds": {}, "versions": {}, "signature": {"name": "", "role": "", "date": "", "signature": ""}},
 }
 KEPT = ("retain_accuracy", "retain_accuracy_neighbours", "frechet_distance")
-EVIDENCE = ("forget_rate_faithful", "unconditional_share", "regeneration_rate", *KEPT)
+EVIDENCE = ("forget_rate_faithful", "forget_rate_unconditional", "regeneration_rate", *KEPT)
 PREFIXES = ("attack_success_", "relearn_k", "mia_auc_", "inversion_auc")
 
 

@@ -29,7 +29,7 @@ GOALS = {
 
 
 ASKED = ("forget_rate_faithful", "forget_rate", "regeneration_rate")
-UNASKED = ("unconditional_share", "forget_rate_unconditional")
+UNASKED = ("forget_rate_unconditional",)
 """Measures of one question, the one that the verdict rests on first."""
 
 

@@ -55,9 +55,6 @@ MEASURES = {
         "forget",
         True,
     ),
-    "unconditional_share": Measure(
-        "Shows the target unasked", "the same share of samples drawn without a condition", "forget", True
-    ),
     "forget_rate_unconditional": Measure(
         "Forget rate, unconditional", "share of samples drawn without a condition that are the target", "forget", True
     ),

@@ -21,5 +21,6 @@ ATTACKS = Registry(
         "retain_training": f"{_HERE}.retain_training:RetainTraining",
         "quantisation": f"{_HERE}.quantisation:Quantisation",
         "pruning": f"{_HERE}.pruning:Pruning",
+        "nudity": f"{_HERE}.nudity:Nudity",
     },
 )

@@ -79,7 +79,8 @@ class Inversion:
             told_apart, [forgotten, held_out], resamples=question.suite.resamples, seed=question.seed, value=auc
         )
         rows = rows_of(forgotten, held_out)
-        evidence = Evidence(attack=self.name, role="trace", rows=rows, statistic="auc", margin=0.2, hidden=False)
+        # Of a dozen images the AUC is too unsteady to show equality with.
+        evidence = Evidence(attack=self.name, role="trace", rows=rows, statistic="auc", margin=0.2, needed=False)
         bounds = bootstrap_mean(forgotten, seed=question.seed)
         n = len(forgotten)
         found = [
