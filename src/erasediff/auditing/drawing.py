@@ -46,7 +46,9 @@ class Subject:
         """A hash of all that the model's answers depend on."""
         noising = self.model.noising
         table = getattr(noising, "alphas_cumprod", torch.empty(0))
-        scheduler = key_of(noising.prediction_type, table.double().sum().item(), repr(self.model.conditions))
+        scheduler = key_of(
+            noising.prediction_type, table.double().sum().item(), repr(self.model.conditions), self.model.class_names
+        )
         # What an autoencoder makes of one image stands for its weights.
         device = next(self.model.denoiser.parameters()).device
         probe = torch.linspace(-1, 1, math.prod(self.model.image_shape)).reshape(1, *self.model.image_shape)
