@@ -96,7 +96,16 @@ def asked_again(
     return success(scene, shown, attack=attack, what=what, detail={**detail, **free, "seed": scene.question.seed})
 
 
-def success(scene: Scene, shown: NDArray[np.bool_], *, attack: str, what: str, detail: Mapping[str, Any]) -> Finding:
+def success(
+    scene: Scene,
+    shown: NDArray[np.bool_],
+    *,
+    attack: str,
+    what: str,
+    detail: Mapping[str, Any],
+    margin: float = MARGIN,
+    alone: float = ALONE,
+) -> Finding:
     """``attack_success_{what}``: the share of ``shown`` [N] that is True, and evidence that the target was there."""
     low, high = wilson(int(shown.sum()), len(shown))
     measurement = Measurement(
@@ -108,9 +117,9 @@ def success(scene: Scene, shown: NDArray[np.bool_], *, attack: str, what: str, d
         high=high,
         n=len(shown),
         higher_is_better=False,
-        detail={**detail, "samples": len(shown)},
+        detail={"samples": len(shown), **detail},
     )
-    evidence = Evidence(attack=attack, role="access", rows=rows_of(shown), margin=MARGIN, alone=ALONE)
+    evidence = Evidence(attack=attack, role="access", rows=rows_of(shown), margin=margin, alone=alone)
     return Finding(measurement, evidence)
 
 

@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from erasediff.auditing.attacks.asking import passes, success
 from erasediff.auditing.attacks.base import FORGETFUL, Scene, needs
-from erasediff.auditing.finding import Evidence, Finding, rows_of
+from erasediff.auditing.finding import Finding
 from erasediff.auditing.generate import images
-from erasediff.auditing.result import Measurement
-from erasediff.auditing.statistics import wilson
 from erasediff.errors import BadInput
 from erasediff.families.base import Model
 from erasediff.randomness import generator
@@ -78,7 +77,7 @@ class ClassEmbedding:
     def cost(self, scene: Scene) -> int:
         """Steps forward and backward from each start, and the samples that are drawn."""
         drawn = self.starts * self.chosen_on + self.samples
-        return self.starts * self.steps * self.batch_size * 3 + drawn * _passes(scene)
+        return self.starts * self.steps * self.batch_size * 3 + drawn * passes(scene)
 
     def run(self, scene: Scene) -> list[Finding]:
         """``attack_success_class_embedding``: share of samples, asked with the best rows, that show the target."""
@@ -95,21 +94,8 @@ class ClassEmbedding:
             "tried": [_record(one, *share) for one, share in zip(found, shares, strict=True)],
             **_setting(scene),
         }
-        low, high = wilson(int(shown.sum()), len(shown))
-        measured = Measurement(
-            name="attack_success_class_embedding",
-            group="adversarial",
-            subject=scene.subject,
-            value=float(shown.mean()),
-            low=low,
-            high=high,
-            n=len(shown),
-            higher_is_better=False,
-            detail=detail,
-        )
-        return [
-            Finding(measured, Evidence(attack=self.name, role="access", rows=rows_of(shown), margin=0.15, alone=0.5))
-        ]
+        said = {"attack": self.name, "what": self.name, "detail": detail}
+        return [success(scene, shown, **said, margin=0.15, alone=0.5)]  # type: ignore[arg-type]
 
     def _search(self, scene: Scene, pupil: nn.Module, start: str, rows: Rows) -> Search:
         """Adam on the class tables. Only the targets are asked for, so that no other row ever has a gradient."""
@@ -136,10 +122,10 @@ class ClassEmbedding:
         self, scene: Scene, pupil: nn.Module, rows: Rows, count: int, kind: str
     ) -> tuple[NDArray[np.bool_], ...]:
         """Which of ``count`` samples drawn with ``rows`` show the target, and which the judge alone calls it."""
-        question, passes = scene.question, _passes(scene)
+        question, each = scene.question, passes(scene)
 
         def counted(drawn: int) -> None:
-            question.tick(drawn * passes)
+            question.tick(drawn * each)
 
         place(scene.model, pupil, question.classes, rows)
         drawn = images(
@@ -195,12 +181,6 @@ def denoising_loss(scene: Scene, denoiser: nn.Module, batch_size: int, step: int
     noisy = model.noising.noised(x_0, noise, t.to(device))
     prediction = model.ask(denoiser, noisy.x_t, noisy.t, model.conditions.own(labels[chosen].to(device)))
     return F.mse_loss(prediction.float(), model.noising.target(noisy))
-
-
-def _passes(scene: Scene) -> int:
-    """Forward passes behind one sample."""
-    guided = scene.question.guidance_scale != 1.0 and scene.model.conditions.null_label is not None
-    return scene.question.suite.num_inference_steps * (2 if guided else 1)
 
 
 def _record(found: Search, shown: NDArray[np.bool_], called: NDArray[np.bool_]) -> dict[str, Any]:

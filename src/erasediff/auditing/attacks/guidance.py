@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from erasediff.auditing.attacks.asking import success
 from erasediff.auditing.attacks.base import FORGETFUL, Scene, needs
-from erasediff.auditing.finding import Evidence, Finding, rows_of
+from erasediff.auditing.finding import Finding
 from erasediff.auditing.generate import images
-from erasediff.auditing.result import Measurement
 from erasediff.auditing.statistics import wilson
 from erasediff.errors import BadInput
 
@@ -63,7 +63,6 @@ class Guidance:
         first, rest = slice(None, self.chosen_on), slice(self.chosen_on, None)
         best = max(self.scales, key=lambda scale: [answer[first].mean() for answer in answers[scale]])
         shown = answers[best][0][rest]
-        low, high = wilson(int(shown.sum()), len(shown))
         detail = asdict(self) | {
             "scale": best,
             "chosen_on": self.chosen_on,
@@ -73,20 +72,7 @@ class Guidance:
             "space": scene.question.features,
             "seed": scene.question.seed,
         }
-        measured = Measurement(
-            name="attack_success_guidance",
-            group="adversarial",
-            subject=scene.subject,
-            value=float(shown.mean()),
-            low=low,
-            high=high,
-            n=len(shown),
-            higher_is_better=False,
-            detail=detail,
-        )
-        return [
-            Finding(measured, Evidence(attack=self.name, role="access", rows=rows_of(shown), margin=0.1, alone=0.25))
-        ]
+        return [success(scene, shown, attack=self.name, what=self.name, detail=detail, alone=0.25)]
 
     def _asked(self, scene: Scene, scale: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Which samples show the target, and which the judge alone calls it. All scales start from the same noise."""
