@@ -18,6 +18,7 @@ from erasediff.data.pairs import Pairs
 from erasediff.data.sources import ImageData
 from erasediff.data.targets import Split
 from erasediff.families.base import Model
+from erasediff.methods.base import decided
 from erasediff.training.config import ERASE_DEFAULTS
 from erasediff.training.loop import Session, start, train
 
@@ -64,9 +65,7 @@ class Contestant:
         model.conditions = replace(model.conditions, excluded=self.split.classes)
         settings = dict(self.settings)
         training = settings.pop("training", {})
-        method = method_named(settings.pop("method", self.label), settings)
-        if hasattr(method, "suited_to"):
-            method = method.suited_to(model.conditions)
+        method = decided(method_named(settings.pop("method", self.label), settings), model.conditions)
         config = replace(ERASE_DEFAULTS, seed=self.seed, checkpointing_steps=0, **training)
         pairs = Pairs(
             self.data, self.split.retain, self.split.forget, batch_size=config.train_batch_size, seed=self.seed

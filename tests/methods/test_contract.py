@@ -14,6 +14,7 @@ from erasediff.data.targets import split
 from erasediff.errors import BadInput
 from erasediff.families.tiny import TINY
 from erasediff.methods import METHODS
+from erasediff.methods.base import decided
 from erasediff.solver.rules import RULES
 from erasediff.training.config import TrainingConfig
 from erasediff.training.loop import snapshot, start, take_step
@@ -44,9 +45,7 @@ def session(name, family, squares, *, checkpoint=None, **changes):
     divided = split([_target()], squares)
     model.conditions = replace(model.conditions, excluded=divided.classes)
     pairs = Pairs(squares, divided.retain, divided.forget, batch_size=4, seed=0)
-    method = quick(name)
-    if hasattr(method, "suited_to"):
-        method = method.suited_to(model.conditions)
+    method = decided(quick(name), model.conditions)
     return start(model, method, pairs, replace(CONFIG, **changes), checkpoint=checkpoint)
 
 

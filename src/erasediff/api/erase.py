@@ -15,7 +15,7 @@ from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, listing
 from erasediff.families.base import Model
 from erasediff.methods import METHODS
-from erasediff.methods.base import GradientMethod
+from erasediff.methods.base import GradientMethod, decided
 from erasediff.training.config import ERASE_DEFAULTS, TrainingConfig
 
 
@@ -59,8 +59,7 @@ def erase(
     gone = forgotten_before(source, besides=wanted)
     split = targets.split(wanted, images, gone)
     adapted.conditions = replace(adapted.conditions, excluded=split.excluded)
-    if hasattr(chosen, "suited_to"):
-        chosen = chosen.suited_to(adapted.conditions)
+    chosen = decided(chosen, adapted.conditions)
     _check_needs(chosen, adapted)
     chosen = with_what_stops_need(chosen, config)
     name = _name_of(chosen)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from erasediff.data.pairs import Batch, Pair, Pairs
-from erasediff.families.base import Condition, Model, Noisy
+from erasediff.families.base import ClassConditions, Condition, Model, Noisy
 from erasediff.solver.adam import Moments
 from erasediff.solver.gram import Gradients
 
@@ -129,6 +129,19 @@ class GradientMethod(Protocol):
 
     def forward_equivalents(self) -> float:
         """Cost of one step in forwards of one batch (a forward 1, a backward 2)."""
+
+
+@runtime_checkable
+class Undecided(Protocol):
+    """A method with a field ``auto`` that the model and the target decide."""
+
+    def suited_to(self, conditions: ClassConditions) -> GradientMethod:
+        """The same with every ``auto`` decided: what goes into the record."""
+
+
+def decided(method: GradientMethod, conditions: ClassConditions) -> GradientMethod:
+    """The method as it will run on a model of these conditions; most have nothing to decide."""
+    return method.suited_to(conditions) if isinstance(method, Undecided) else method
 
 
 class Stateless:
