@@ -58,7 +58,7 @@ def test_samples_by_index_and_name(squares, tmp_path):
         ([targets.Class("-1")], "there is no class '-1'"),
         ([targets.Class(c) for c in range(4)], "retain set is empty"),
         ([targets.Samples("nowhere.txt")], "does not exist"),
-        ([targets.Concept("x")], "needs a text-conditioned model"),
+        ([targets.Concept("x")], "no class or caption says 'x'"),
     ],
 )
 def test_what_cannot_be_divided_says_why(squares, wanted, said):

@@ -13,12 +13,12 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
-from tests.families import _tiny_text as tiny
 
 from erasediff.errors import BadInput
 from erasediff.families import stable_diffusion
 from erasediff.families.prompts import PromptTable
 from erasediff.families.sampling import sample
+from tests.families import _tiny_text as tiny
 
 PROMPTS = ["a cat", "a dog", "the sea"]
 UNET = "unet/diffusion_pytorch_model.safetensors"

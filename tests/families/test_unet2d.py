@@ -220,4 +220,8 @@ def test_a_hub_snapshot_is_read_without_its_code(saved, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     assert families.load("somebody/some-model@v1").conditions.num_classes == 4
-    assert asked == {"name": "somebody/some-model", "revision": "v1", "allow_patterns": ["*.json", "*.safetensors"]}
+    assert asked == {
+        "name": "somebody/some-model",
+        "revision": "v1",
+        "allow_patterns": ["*.json", "*.safetensors", "*/merges.txt"],
+    }

@@ -79,6 +79,7 @@ def audit(
     classifier: str | Path | Judge | None = None,
     features: str = "classifier",
     guidance_scale: float = 1.5,
+    prompt_template: str | None = None,
     seed: int = 0,
     require: Sequence[str] = (),
     show_forget_images: bool = False,
@@ -105,6 +106,7 @@ def audit(
         classifier: the judge: a directory, or by default one trained on the training part of ``data``.
         features: the space in which distributions are compared.
         guidance_scale: classifier-free guidance of conditional samples.
+        prompt_template: for models asked in words, other words than those of the erasure: ``{} on a table``.
         require: lines like ``forget_rate<=0.02``, checked on the erased model after everything is written.
         request: words of the deletion request; a deletion record (record.json, record.html) is then written too.
         cache_dir: where answers are kept instead, so that several audits share those on the same base model.
@@ -123,9 +125,10 @@ def audit(
     if request is not None and place is None:
         raise BadInput("a deletion record of the request is written beside the audit; give an output_dir")
     others = {name: m for name, m in (("base", base), ("control", control), ("retrained", retrained)) if m is not None}
-    subjects = Subjects.load(model, others, target, data)
+    subjects = Subjects.load(model, others, target, data, prompt_template)
     settings = {"goal": goal, "suite": chosen, "features": features, "guidance_scale": guidance_scale, "seed": seed}
-    asked = _asked(subjects, {ERASED: model, **others}, {**settings, "classifier": classifier})
+    worded = {} if prompt_template is None else {"prompt_template": prompt_template}
+    asked = _asked(subjects, {ERASED: model, **others}, {**settings, **worded, "classifier": classifier})
     if place is not None and not overwrite:
         _refuse_other(place, asked)
     kept = Path(cache_dir) if cache_dir is not None else place / "cache" if place is not None else None

@@ -7,7 +7,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from erasediff.api.inputs import check_fit, check_target_kinds, forgotten_before, load_data, load_model, parsed_targets
+from erasediff.api.inputs import (
+    asked_in_words,
+    check_fit,
+    check_target_kinds,
+    forgotten_before,
+    load_data,
+    load_model,
+    parsed_targets,
+    words,
+)
 from erasediff.api.launch import Job, launch
 from erasediff.api.run import Run, check_fields, new_record, with_fields
 from erasediff.data import targets
@@ -25,6 +34,8 @@ def erase(
     data: ImageData | str | None = None,
     method: GradientMethod | str = "erasediff",
     *,
+    prompt_template: str | None = None,
+    anchor: str | None = None,
     output_dir: str | Path | None = None,
     training: TrainingConfig | None = None,
     overwrite: bool = False,
@@ -42,6 +53,8 @@ def erase(
         target: ``Class(7)``, ``Samples("list.txt")``, their text form, or several of them.
         data: where forget and retain samples come from; by default what a run directory says it was trained on.
         method: a method object, or its name with its default fields.
+        prompt_template: for models asked in words: how a class or caption is said, ``a photo of a {}``.
+        anchor: for models asked in words: what is to come in the target's place, ``a painting``.
         training, fields: the loop's settings, as a whole or one by one (``max_train_steps=...``).
         dry_run: check everything and return the plan in ``.record`` without training or writing.
 
@@ -54,6 +67,7 @@ def erase(
     wanted = parsed_targets(target)
     adapted, source, hashes = load_model(model)
     images = load_data(data, source)
+    adapted = asked_in_words(adapted, images, prompt_template, anchor)
     check_fit(adapted, images)
     check_target_kinds(wanted, adapted.family)
     gone = forgotten_before(source, besides=wanted)
@@ -70,6 +84,7 @@ def erase(
         gone=[str(t) for t in gone],
         method={"name": name, "fields": _jsonable(asdict(chosen)), "paper": chosen.PAPER},  # type: ignore[call-overload]
         data={"spec": images.spec, "sha256": images.fingerprint(), "n": len(split.forget) + len(split.retain)},
+        **words(adapted, prompt_template, anchor),
         base_model={"source": str(source) if source else None, "sha256": hashes},
         plan={
             "forget_samples": len(split.forget),
@@ -97,6 +112,11 @@ def _check_needs(method: GradientMethod, model: Model) -> None:
         raise BadInput(
             f"method {name} relabels forget samples to another class, or replays the others, and this model has none; "
             f"use --method.forget_target noise (erasediff, weighted_sum), or one of: {listing(without)}"
+        )
+    if needs.anchor and conditions.anchor is None:
+        raise BadInput(
+            f"method {name} leads forget samples to an anchor, and there is none: give --anchor TEXT (to a model that "
+            "is asked in words), or use another forget_target"
         )
     if needs.null_condition and conditions.num_classes and conditions.null_label is None:
         raise BadInput(f"method {name} needs a null condition, and this model has none; use another forget_target")

@@ -11,8 +11,10 @@ from erasediff.api.directory import read_run
 from erasediff.data import sources, targets
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, listing
-from erasediff.families.base import Model, check_images
+from erasediff.families.base import AskedInWords, Model, check_images
 from erasediff.files import weight_hashes
+
+PLAIN = "{}"  # the prompt template that says a class's name or caption as it is
 
 
 def parsed_targets(target: targets.Target | str | Sequence[targets.Target | str]) -> list[targets.Target]:
@@ -31,6 +33,30 @@ def load_model(model: Any) -> tuple[Model, Path | None, dict[str, str] | None]:
     if hasattr(model, "directory") and hasattr(model, "record") and hasattr(model, "model"):  # a Run
         return load_model(model.directory) if model.directory else load_model(model.pipeline)
     return families.adopt(model), None, None
+
+
+def asked_in_words(model: Model, data: ImageData, template: str | None, anchor: str | None = None) -> Model:
+    """``model``, its classes being the prompts that ``template`` makes of the data's class names or captions.
+
+    A model that is asked by class number stays as it is. Raises BadInput for a template without its one ``{}``.
+    """
+    if not isinstance(model, AskedInWords):
+        if template is not None or anchor is not None:
+            raise BadInput(
+                f"family {model.family} is asked by class number, not in words; leave out prompt_template and anchor"
+            )
+        return model
+    template = PLAIN if template is None else template
+    if template.count(PLAIN) != 1:
+        raise BadInput(f"prompt_template {template!r} needs {PLAIN} once, where the class or caption goes")
+    names = data.class_names if data.labels is not None else ()
+    return model.with_prompts([template.replace(PLAIN, name) for name in names], anchor=anchor)
+
+
+def words(model: Model, template: str | None, anchor: str | None) -> dict[str, Any]:
+    """What run.json records of how a model was asked in words; nothing for other models."""
+    said = {"asked": {"prompt_template": template or PLAIN, "anchor": anchor}}
+    return said if isinstance(model, AskedInWords) else {}
 
 
 def load_data(data: ImageData | str | None, source: Path | None) -> ImageData:

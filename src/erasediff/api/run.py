@@ -77,7 +77,7 @@ def resumed(place: RunDirectory, record: dict[str, Any], wanted: str | None) -> 
     if wanted is None:
         return None
     before = place.read()
-    for key in ("kind", "target", "method", "data", "base_model", "architecture"):
+    for key in ("kind", "target", "method", "data", "base_model", "architecture", "asked"):
         if before.get(key) != record.get(key):
             raise BadInput(f"cannot resume {place.path}: its {key} was {before.get(key)}, now given {record.get(key)}")
     for key, value in record["training"].items():

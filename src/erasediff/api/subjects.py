@@ -10,7 +10,15 @@ from typing import Any
 import torch
 
 from erasediff.api.directory import read_run
-from erasediff.api.inputs import check_fit, check_target_kinds, forgotten_before, load_data, load_model, parsed_targets
+from erasediff.api.inputs import (
+    asked_in_words,
+    check_fit,
+    check_target_kinds,
+    forgotten_before,
+    load_data,
+    load_model,
+    parsed_targets,
+)
 from erasediff.auditing.question import Question
 from erasediff.auditing.result import ERASED
 from erasediff.data import targets
@@ -32,7 +40,14 @@ class Subjects:
     record: dict[str, Any] | None
 
     @classmethod
-    def load(cls, model: Any, others: dict[str, Any], target: Any, data: ImageData | str | None) -> Subjects:
+    def load(
+        cls,
+        model: Any,
+        others: dict[str, Any],
+        target: Any,
+        data: ImageData | str | None,
+        prompt_template: str | None = None,
+    ) -> Subjects:
         """Load and check everything. Raises BadInput for models that cannot be compared."""
         erased, source, hashes = load_model(model)
         record = _record_of(source)
@@ -41,6 +56,9 @@ class Subjects:
         models, weights = {ERASED: erased}, {ERASED: hashes}
         for name, other in others.items():
             models[name], _, weights[name] = load_model(other)
+        recorded = ((record or {}).get("asked") or {}).get("prompt_template")
+        template = prompt_template or recorded
+        models = {name: asked_in_words(subject, images, template) for name, subject in models.items()}
         for name, subject in models.items():
             check_fit(subject, images)
             _check_alike(name, subject, erased)

@@ -40,6 +40,12 @@ def parser() -> Parser:
     made.add_argument("--classifier", metavar="DIR", default=GIVEN, help="a judge saved by an earlier audit")
     made.add_argument("--features", metavar="NAME", default=GIVEN, help="classifier or pixels (default: classifier)")
     made.add_argument("--guidance_scale", type=float, default=GIVEN, help="of conditional samples (default: 1.5)")
+    made.add_argument(
+        "--prompt_template",
+        metavar="TEXT",
+        default=GIVEN,
+        help="for models asked in words: other words than those of the erasure, '{} on a table'",
+    )
     made.add_argument("--seed", type=int, default=GIVEN, help="seed of every sample (default: 0)")
     made.add_argument(
         "--require",

@@ -32,6 +32,15 @@ def parser(method: str) -> Parser:
     made.add_argument(
         "--method", metavar="NAME", default=GIVEN, help=f"one of {', '.join(METHODS)} (default: {DEFAULT})"
     )
+    made.add_argument(
+        "--prompt_template",
+        metavar="TEXT",
+        default=GIVEN,
+        help="for models asked in words: how a class or caption is said, 'a photo of a {}' (default: '{}')",
+    )
+    made.add_argument(
+        "--anchor", metavar="TEXT", default=GIVEN, help="for models asked in words: what comes in the target's place"
+    )
     made.add_argument("--dry_run", action="store_true", default=GIVEN, help="check everything, print the plan, stop")
     add_output(made)
     add_run_flags(made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Concept:
-    """Something a prompt can say. Needs a text-conditioned family."""
+    """Something a prompt can say: every sample whose class (its name or caption) says it. For models asked in words."""
 
     text: str
     kind = "concept"
@@ -87,8 +88,22 @@ class Concept:
     def __str__(self) -> str:
         return f"concept:{self.text}"
 
+    def numbers(self, class_names: Sequence[str]) -> tuple[int, ...]:
+        """The classes whose names hold the text as whole words, in any case. Raises BadInput where none does."""
+        said = re.compile(rf"(?<!\w){re.escape(self.text.strip())}(?!\w)", re.IGNORECASE)
+        found = tuple(c for c, name in enumerate(class_names) if said.search(name))
+        if not found:
+            raise BadInput(
+                f"target {self}: no class or caption says {self.text!r}{nearest(self.text, class_names)}; "
+                f"there are: {listing(class_names)}"
+            )
+        return found
+
     def members(self, data: ImageData) -> Tensor:
-        raise BadInput(f"target {self} names no samples of {data.spec}: a concept needs a text-conditioned model")
+        """Mask [N] of the samples whose class says it."""
+        if data.labels is None:
+            raise BadInput(f"target {self} needs class names or captions, and {data.spec} has none; use samples:FILE")
+        return torch.isin(data.labels, torch.tensor(self.numbers(data.class_names)))
 
 
 Target = Class | Samples | Concept
@@ -149,4 +164,6 @@ def _members(targets: Sequence[Target], data: ImageData) -> Tensor:
 
 
 def _classes(targets: Sequence[Target], data: ImageData) -> tuple[int, ...]:
-    return tuple(sorted({t.number(data.class_names) for t in targets if isinstance(t, Class)}))
+    numbers = {t.number(data.class_names) for t in targets if isinstance(t, Class)}
+    said = {c for t in targets if isinstance(t, Concept) for c in t.numbers(data.class_names)}
+    return tuple(sorted(numbers | said))

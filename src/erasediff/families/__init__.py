@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,11 @@ from erasediff.registry import Registry
 FAMILIES = Registry(
     "family",
     "erasediff.families",
-    {"unet2d": "erasediff.families:UNET2D", "dit": "erasediff.families:DIT"},
+    {
+        "unet2d": "erasediff.families:UNET2D",
+        "dit": "erasediff.families:DIT",
+        "stable_diffusion": "erasediff.families:STABLE_DIFFUSION",
+    },
 )
 
 
@@ -36,16 +41,13 @@ class Family:
     adopt: Callable[[Any], Any]
 
 
-def _load_unet2d(directory: Path) -> Any:
-    from erasediff.families.unet2d import load as load_unet2d
+def _later(module: str, verb: str) -> Callable[[Any], Any]:
+    """A function of ``erasediff.families.<module>`` that imports it, and with it diffusers, only when it is called."""
 
-    return load_unet2d(directory)
+    def call(given: Any) -> Any:
+        return getattr(import_module(f"erasediff.families.{module}"), verb)(given)
 
-
-def _adopt_unet2d(pipeline: Any) -> Any:
-    from erasediff.families.unet2d import adopt as adopt_unet2d
-
-    return adopt_unet2d(pipeline)
+    return call
 
 
 UNET2D = Family(
@@ -55,21 +57,9 @@ UNET2D = Family(
     targets=("class", "samples"),
     predictions=("epsilon", "v_prediction", "sample"),
     exports=("full",),
-    load=_load_unet2d,
-    adopt=_adopt_unet2d,
+    load=_later("unet2d", "load"),
+    adopt=_later("unet2d", "adopt"),
 )
-
-
-def _load_dit(directory: Path) -> Any:
-    from erasediff.families.dit import load as load_dit
-
-    return load_dit(directory)
-
-
-def _adopt_dit(pipeline: Any) -> Any:
-    from erasediff.families.dit import adopt as adopt_dit
-
-    return adopt_dit(pipeline)
 
 
 DIT = Family(
@@ -79,8 +69,20 @@ DIT = Family(
     targets=("class", "samples"),
     predictions=("epsilon",),
     exports=("full",),
-    load=_load_dit,
-    adopt=_adopt_dit,
+    load=_later("dit", "load"),
+    adopt=_later("dit", "adopt"),
+)
+
+
+STABLE_DIFFUSION = Family(
+    name="stable_diffusion",
+    summary="UNet2DConditionModel in latent space, asked in words (Stable Diffusion 1.x and 2.x)",
+    pipelines=("StableDiffusionPipeline",),
+    targets=("class", "samples", "concept"),
+    predictions=("epsilon", "v_prediction"),
+    exports=("full",),
+    load=_later("stable_diffusion", "load"),
+    adopt=_later("stable_diffusion", "adopt"),
 )
 
 
@@ -94,7 +96,9 @@ def _snapshot(hub_id: str) -> Path:
 
     name, _, revision = hub_id.partition("@")
     try:
-        found = snapshot_download(name, revision=revision or None, allow_patterns=["*.json", "*.safetensors"])
+        found = snapshot_download(
+            name, revision=revision or None, allow_patterns=["*.json", "*.safetensors", "*/merges.txt"]
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BadInput(f"model {hub_id!r} is no path here, and cannot be had from the Hub: {reason}") from error

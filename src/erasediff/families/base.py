@@ -5,9 +5,10 @@ Shapes: ``B`` samples in a batch, ``C`` channels, ``H`` x ``W`` pixels (or laten
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -37,12 +38,14 @@ class ClassConditions:
     """Conditions of a model asked by class label; ``num_classes`` is 0 for an unconditional model.
 
     ``null_label`` is the label that means "no condition" (``None``: the model has none), ``excluded`` the classes
-    that :meth:`other` never draws: those to be forgotten.
+    that :meth:`other` never draws: those to be forgotten. ``anchor``: the label of what is to come in their place,
+    which need not be a class (a model asked in words has one where it was given).
     """
 
     num_classes: int
     null_label: int | None
     excluded: tuple[int, ...] = ()
+    anchor: int | None = None
 
     def own(self, labels: Tensor | None) -> Condition:
         """Each sample's own condition [B]; ``None`` for an unconditional model."""
@@ -55,6 +58,12 @@ class ClassConditions:
         if self.null_label is None:
             raise BadInput("this model has no null condition: it was not trained for classifier-free guidance")
         return torch.full_like(_given(labels), self.null_label)
+
+    def anchored(self, labels: Tensor | None) -> Condition:
+        """The anchor's condition for as many samples as ``labels`` has [B]. Raises BadInput where there is none."""
+        if self.anchor is None:
+            raise BadInput("no anchor is known: what is to come in the target's place; give --anchor TEXT")
+        return torch.full_like(_given(labels), self.anchor)
 
     def other(self, labels: Tensor | None, uniform: Tensor, weights: Tensor | None = None) -> Condition:
         """A class drawn for each sample, never its own nor an excluded one. ``uniform``: [B] draws from U[0, 1).
@@ -136,6 +145,14 @@ class Model(Protocol):
 
     def save(self, directory: Path) -> None:
         """Write a plain diffusers pipeline directory (safetensors)."""
+
+
+@runtime_checkable
+class AskedInWords(Protocol):
+    """A model whose classes are prompts; see :class:`erasediff.families.prompts.PromptTable`."""
+
+    def with_prompts(self, prompts: Sequence[str], *, anchor: str | None = None) -> Model:
+        """A model over the same weights whose classes are ``prompts``, with the label of ``anchor`` beside them."""
 
 
 def check_images(model: Model, shape: tuple[int, ...]) -> None:

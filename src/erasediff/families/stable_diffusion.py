@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from erasediff.errors import BadInput
 from erasediff.families.base import ClassConditions, Condition
+from erasediff.families.latents import Latents, first_line
 from erasediff.families.noising import Noising
 from erasediff.families.prompts import NULL, PromptTable
 from erasediff.files import read_json, staged_directory, write_json
@@ -81,21 +82,23 @@ class StableDiffusion:
         )
         return made.with_prompts(())
 
-    def with_prompts(self, prompts: Sequence[str]) -> StableDiffusion:
+    def with_prompts(self, prompts: Sequence[str], *, anchor: str | None = None) -> StableDiffusion:
         """A model over the same weights whose classes are ``prompts``; repeated ones count once.
 
-        Raises BadInput for a prompt that the tokenizer would cut.
+        ``anchor``: a prompt whose label the conditions know besides. Raises BadInput for a prompt that the tokenizer
+        would cut.
         """
-        pipeline = self.pipeline()
-        wanted = [p for p in dict.fromkeys(prompts) if p != NULL]
+        pipeline, classes = self.pipeline(), [p for p in dict.fromkeys(prompts) if p != NULL]
+        wanted = list(dict.fromkeys([*classes, *([anchor] if anchor else [])]))
         # One by one: what is said of a prompt does not depend on the others in the table, to the last bit.
         embeddings = torch.cat([_embedded(pipeline, prompt) for prompt in (*wanted, NULL)])
         table = PromptTable((*wanted, NULL), {"encoder_hidden_states": embeddings})
-        return replace(self, table=table, conditions=ClassConditions(len(wanted), table.index(NULL)))
+        place = None if anchor is None else table.index(anchor)
+        return replace(self, table=table, conditions=ClassConditions(len(classes), table.index(NULL), anchor=place))
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return self.table.prompts[:-1]
+        return self.table.prompts[: self.conditions.num_classes]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -105,10 +108,10 @@ class StableDiffusion:
         return self.vae.config.in_channels, height * factor, width * factor
 
     def encode(self, images: Tensor) -> Tensor:
-        return _latents(self.vae, images)
+        return Latents(self.vae).encode(images)
 
     def decode(self, x_0: Tensor) -> Tensor:
-        return _images(self.vae, x_0)
+        return Latents(self.vae).decode(x_0)
 
     def ask(self, denoiser: nn.Module, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         if condition is None:
@@ -163,8 +166,7 @@ def load(directory: Path) -> StableDiffusion:
             parts["tokenizer"] = CLIPTokenizer.from_pretrained(directory / "tokenizer", local_files_only=True)
             parts["scheduler"] = _scheduler(directory, index)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"{directory} cannot be read as a Stable Diffusion pipeline: {first}") from error
+        raise BadInput(f"{directory} cannot be read as a Stable Diffusion pipeline: {first_line(error)}") from error
     parts |= dict.fromkeys(BESIDE)
     made = StableDiffusion.wrap(StableDiffusionPipeline(**parts, requires_safety_checker=False))
     made.folders = {name: (directory / name, index[name]) for name in BESIDE if _class_of(index, name) != "None"}
@@ -179,16 +181,6 @@ def adopt(pipeline: StableDiffusionPipeline) -> StableDiffusion:
     made = StableDiffusion.wrap(pipeline)
     made.denoiser = copy.deepcopy(pipeline.unet).float().eval()
     return made
-
-
-def _latents(vae: AutoencoderKL, images: Tensor) -> Tensor:
-    """Images [B, 3, H, W] in [-1, 1] -> the mode of the VAE's posterior [B, C, h, w], scaled to about unit variance."""
-    return vae.to(images.device).encode(images).latent_dist.mode() * vae.config.scaling_factor
-
-
-def _images(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """The inverse of :func:`_latents`, clamped to [-1, 1]."""
-    return vae.to(latents.device).decode(latents / vae.config.scaling_factor).sample.clamp(-1, 1)
 
 
 def _frozen(module: nn.Module) -> Any:

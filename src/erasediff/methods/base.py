@@ -109,6 +109,7 @@ class Needs:
     retain_set: bool = True
     classes: bool = False
     null_condition: bool = False
+    anchor: bool = False
     frozen: bool = False
 
 

@@ -38,11 +38,13 @@ class EraseDiff:
         forget_target: what the denoiser should say about forget samples: ``relabel`` (the frozen model under another
             class), ``redirect`` (the best denoiser of the retained images nearest to them), ``noise`` (U[0, 1), as in
             the paper), ``unconditional`` (the frozen model without condition), or ``auto``: relabel where whole
-            classes of a class-conditional model are forgotten, else redirect.
+            classes of a class-conditional model are forgotten, else redirect; ``anchor`` (the frozen model under
+            the anchor's prompt) for models asked in words, and what ``auto`` takes where an anchor is given.
         others: which classes ``relabel`` draws: ``distant`` (rather those that the frozen model tells best from the
             sample's own) or ``uniform``.
         neighbours: retained images that each forget sample is redirected to.
-        repulsion: how far the ``relabel`` target is pushed away from the sample's own class; 0 for the plain one.
+        repulsion: how far the ``relabel`` or ``anchor`` target is pushed away from the sample's own class; 0 for the
+            plain one.
         retain: ``distill`` (agree with the frozen model: little variance, so few and large steps), ``denoise`` (the
             ordinary loss) or ``blend`` (agree with the mean of both).
         rule: how the two gradients are weighed; ``erasediff list rules`` names them.
@@ -97,7 +99,11 @@ class EraseDiff:
             if not getattr(self, name) > 0:
                 raise BadInput(f"{name} must be above 0, got {getattr(self, name)}")
 
-        if self.weighting != "none" and self.forget_target not in ("unconditional", "redirect") and self.measures_slack:
+        if (
+            self.weighting != "none"
+            and self.forget_target not in ("unconditional", "redirect", "anchor")
+            and self.measures_slack
+        ):
             raise BadInput(
                 f"weighting {self.weighting} has no known floor under forget_target {self.forget_target}: rule "
                 f"{self.rule}, tolerance and slack_tolerance need one; use weighting none"
@@ -166,5 +172,6 @@ class EraseDiff:
     def forward_equivalents(self) -> float:
         """Two students (forward and backward) and the frozen passes of target, floor and distillation."""
         name = "relabel" if self.forget_target == AUTO else self.forget_target
-        drawn = self.measures_slack + (self.repulsion > 0) if name == "relabel" else 0
-        return 6 + FORGET_TARGETS[name].frozen_passes + drawn + (self.retain != "denoise")
+        target = FORGET_TARGETS[name]
+        drawn = (target.drawn_floor and self.measures_slack) + (target.repels and self.repulsion > 0)
+        return 6 + target.frozen_passes + drawn + (self.retain != "denoise")

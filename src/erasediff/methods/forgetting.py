@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from erasediff.families.base import ClassConditions
 from erasediff.methods.base import Needs, Objective, State
-from erasediff.methods.objectives import Hellinger, Relabel, Unconditional, UniformNoise
+from erasediff.methods.objectives import Anchor, Hellinger, Relabel, Unconditional, UniformNoise
 from erasediff.methods.redirect import Redirect
 from erasediff.methods.timesteps import Timesteps
 
@@ -27,11 +27,16 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class ForgetTarget:
-    """One way to say what should come instead. ``frozen_passes``: of theta_0 a step, before floor and repulsion."""
+    """One way to say what should come instead. ``frozen_passes``: of theta_0 a step, before floor and repulsion.
+
+    ``repels``: whether repulsion costs it one more, ``drawn_floor``: whether its floor does.
+    """
 
     make: Callable[[Asked], Objective]
     needs: Needs
     frozen_passes: int
+    repels: bool = False
+    drawn_floor: bool = False
 
 
 FORGET_TARGETS = {
@@ -39,6 +44,14 @@ FORGET_TARGETS = {
         make=lambda a: Relabel(a.null_share, a.floor, a.repulsion, a.timesteps, a.state.get("others")),
         needs=Needs(classes=True, frozen=True),
         frozen_passes=1,
+        repels=True,
+        drawn_floor=True,
+    ),
+    "anchor": ForgetTarget(
+        make=lambda a: Anchor(a.null_share, a.repulsion, a.timesteps),
+        needs=Needs(anchor=True, frozen=True),
+        frozen_passes=1,
+        repels=True,
     ),
     "redirect": ForgetTarget(
         make=lambda a: Redirect(a.state, a.null_share, a.timesteps), needs=Needs(), frozen_passes=0
@@ -52,7 +65,9 @@ WEIGHTINGS: dict[str, Callable[[Objective], Objective]] = {"none": lambda object
 
 
 def suited(name: str, conditions: ClassConditions) -> str:
-    """What ``auto`` stands for: ``relabel`` where whole classes of a class-conditional model go, else ``redirect``."""
+    """What ``auto`` stands for: ``anchor`` where there is one, ``relabel`` where classes go, else ``redirect``."""
     if name != AUTO:
         return name
+    if conditions.anchor is not None:
+        return "anchor"
     return "relabel" if conditions.excluded and conditions.classes() else "redirect"

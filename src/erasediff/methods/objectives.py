@@ -135,6 +135,28 @@ class Relabel:
 
 
 @dataclass(frozen=True)
+class Anchor:
+    """Agree with the frozen model under the anchor's condition, at the same ``x_t`` (arXiv:2303.13516, noise-based).
+
+    ``repulsion``: as in :class:`Relabel`. Floor 0: the model can be it.
+    """
+
+    null_share: float
+    repulsion: float = 0.0
+    timesteps: Timesteps = UNIFORM
+
+    def __call__(self, ctx: StepContext, batch: Batch) -> Losses:
+        noisy = self.timesteps.noised(ctx, batch)
+        conditions = ctx.model.conditions
+        target = ctx.predict(noisy, conditions.anchored(batch.labels), frozen=True)
+        if self.repulsion:
+            own = ctx.predict(noisy, conditions.own(batch.labels), frozen=True)
+            target = target + self.repulsion * (target - own)
+        loss = ctx.divergence(ctx.predict(noisy, condition_dropped(ctx, batch, self.null_share)), target)
+        return Losses(loss, torch.zeros_like(loss))
+
+
+@dataclass(frozen=True)
 class Unconditional:
     """Agree with the frozen model under the null condition, at the same ``x_t``. Floor 0: the model can be it.
 
