@@ -46,7 +46,8 @@ class EraseDiff:
         repulsion: how far the ``relabel`` or ``anchor`` target is pushed away from the sample's own class; 0 for the
             plain one.
         retain: ``distill`` (agree with the frozen model: little variance, so few and large steps), ``denoise`` (the
-            ordinary loss) or ``blend`` (agree with the mean of both).
+            ordinary loss), ``blend`` (agree with the mean of both), or ``auto``: distill where whole classes or a
+            concept are forgotten, denoise for samples, of which the frozen model would keep drawing copies.
         rule: how the two gradients are weighed; ``erasediff list rules`` names them.
         eta: how hard the barrier pushes; the forget loss falls at least eta ||g_f||^2 per unit step.
         multiplier: the constant of rule ``constant``.
@@ -66,7 +67,7 @@ class EraseDiff:
     others: str = "distant"
     neighbours: int = 8
     repulsion: float = 0.5
-    retain: str = "distill"
+    retain: str = AUTO
     rule: str = "dynamic_barrier"
     eta: float = 0.3
     multiplier: float = 1.0
@@ -84,7 +85,7 @@ class EraseDiff:
 
     def __post_init__(self) -> None:
         check_one_of("forget_target", self.forget_target, [AUTO, *FORGET_TARGETS])
-        check_one_of("retain", self.retain, RETAIN_OBJECTIVES)
+        check_one_of("retain", self.retain, [AUTO, *RETAIN_OBJECTIVES])
         rules.find(self.rule)
         check_one_of("others", self.others, CHOICES)
         check_one_of("weighting", self.weighting, WEIGHTINGS)
@@ -111,7 +112,12 @@ class EraseDiff:
 
     def suited_to(self, conditions: ClassConditions) -> Self:
         """The same with ``auto`` decided: what goes into the record."""
-        return replace(self, forget_target=suited(self.forget_target, conditions))
+        return replace(self, forget_target=suited(self.forget_target, conditions), retain=self._retain(conditions))
+
+    def _retain(self, conditions: ClassConditions) -> str:
+        if self.retain != AUTO:
+            return self.retain
+        return "distill" if conditions.excluded else "denoise"
 
     @property
     def needs(self) -> Needs:
@@ -150,7 +156,7 @@ class EraseDiff:
             timesteps=Timesteps(state.get("timesteps")),
         )
         forget_objective_ = WEIGHTINGS[self.weighting](target.make(asked))
-        retain_objective = RETAIN_OBJECTIVES[self.retain](self.retain_null_share)
+        retain_objective = RETAIN_OBJECTIVES[self._retain(ctx.model.conditions)](self.retain_null_share)
         forget, retain = ctx.gradients((forget_objective_, pair.forget), (retain_objective, pair.retain))
         rule = rules.find(self.rule)
         weighed = rule.weigh(
