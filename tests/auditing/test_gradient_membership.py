@@ -35,7 +35,7 @@ MODELS = {**TINY, "attention": attentive}
 def slow_gradients(model, images, labels, *, draws, seed, purpose):
     """Flat gradients [draws, N, P], one backward pass each."""
     steps, weights = model.noising.num_train_timesteps, list(model.denoiser.parameters())
-    found = []
+    images, found = model.encode(images), []
     for draw in range(draws):
         t = torch.tensor([int((draw + 0.5) / draws * steps)])
         noise = torch.randn(images.shape[1:], generator=generator(seed, draw, purpose))[None]
