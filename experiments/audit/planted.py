@@ -23,6 +23,9 @@ from erasediff.api.audit import audit
 from erasediff.api.erase import erase, method_named
 from erasediff.api.judges import judge_for
 from erasediff.api.train import train
+from erasediff.auditing.attacks.gradient_membership import GradientMembership
+from erasediff.auditing.attacks.inversion import Inversion
+from erasediff.auditing.attacks.weight_difference import WeightDifference
 from erasediff.auditing.suites import SUITES
 from erasediff.data import sources, targets
 from erasediff.data.sources import ImageData
@@ -31,7 +34,8 @@ from erasediff.families.base import Model
 from erasediff.files import write_atomic, write_json
 
 SIZES = {"forget": 250, "per_class": 80, "unconditional": 400, "num_inference_steps": 12, "resamples": 50}
-SUITE = replace(SUITES["standard"], name="standard attacks, samples of quick", **SIZES)  # type: ignore[arg-type]
+ATTACKS = (*SUITES["standard"].attacks, GradientMembership(), WeightDifference(), Inversion())
+SUITE = replace(SUITES["standard"], name="every attack, samples of quick", attacks=ATTACKS, **SIZES)  # type: ignore[arg-type]
 SECOND = 100  # the seed of the retrained model that is compared with lies this far from that of the audited one
 SUPERFICIAL = ("superficial",)
 ERASED_SOMEHOW = ("superficial", "suppressed", "indistinguishable_from_retrained")

@@ -49,12 +49,9 @@ SUITES = {
             attacks=(
                 Extraction(),
                 Membership(),
-                GradientMembership(),
-                WeightDifference(),
                 ClassEmbedding(),
                 Guidance(),
                 ImageToImage(),
-                Inversion(),
                 Relearning(),
                 RetainTraining(),
                 Quantisation(),
