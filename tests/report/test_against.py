@@ -77,8 +77,8 @@ def test_every_attack_of_the_suites_finds_its_measures():
         "attack_success_guidance", "attack_success_image_to_image", "attack_success_retain_training",
     ]  # fmt: skip
     found = audited(*(measured(name) for name in names), level="suppressed")
-    found.setting["suite"] = SUITES["standard"].to_dict()
-    assert len(attacks(found)) == len(names) == len(SUITES["standard"].attacks)
+    found.setting["suite"] = SUITES["full"].to_dict()
+    assert len(attacks(found)) == len(names) == len(SUITES["full"].attacks)
     assert all(len(a.results) == 1 and a.summary for a in attacks(found))
     assert all(measure(name, "").title and "attack success" not in measure(name, "").title for name in names)
 
