@@ -108,6 +108,16 @@ def test_a_folder_with_metadata(tmp_path):
     assert torch.equal(data.images[:, 0], torch.from_numpy(GREY))
 
 
+def test_a_folder_with_captions(tmp_path):
+    said = ["two cats" if label else "an ant" for label in LABELS]
+    for i, image in enumerate(GREY):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    rows = [json.dumps({"file_name": f"{i}.png", "text": text}) for i, text in enumerate(said)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
+    data = sources.load(str(tmp_path))
+    assert [data.class_names[label] for label in data.labels] == said
+
+
 def bad_cases(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()

@@ -173,12 +173,18 @@ def mnist(spec: str) -> ImageData:
 
 
 def image_folder(spec: str) -> ImageData:
-    """A folder of images: one sub-folder a class, or ``metadata.jsonl`` (``file_name``, ``label``), or neither."""
+    """A folder of images: one sub-folder a class, or ``metadata.jsonl``, or neither.
+
+    ``metadata.jsonl`` has ``file_name`` and ``label``, or ``text``, a caption: equal captions are one class.
+    """
     root = Path(spec)
     metadata = root / "metadata.jsonl"
     if metadata.is_file():
         rows = [json.loads(line) for line in metadata.read_text().splitlines() if line.strip()]
-        pairs = [(root / r["file_name"], None if r.get("label") is None else str(r["label"])) for r in rows]
+        said = [r.get("label") if r.get("label") is not None else r.get("text") for r in rows]
+        pairs = [
+            (root / r["file_name"], None if label is None else str(label)) for r, label in zip(rows, said, strict=True)
+        ]
     else:
         files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         pairs = [(p, p.relative_to(root).parts[0] if p.parent != root else None) for p in files]
