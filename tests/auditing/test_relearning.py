@@ -128,3 +128,14 @@ def test_without_a_judge_or_a_class_it_is_refused():
 def test_budgets_that_measure_nothing_are_refused(changes, match):
     with pytest.raises(BadInput, match=match):
         Relearning(**changes)
+
+
+def test_the_interval_holds_the_spread_of_the_repeats_too():
+    from erasediff.auditing.attacks.relearning import _interval
+
+    alike = np.tile([0.2, 0.4], 50)
+    apart = np.concatenate([np.full(50, 0.1), np.full(50, 0.5)])
+    narrow, wide = _interval(alike, 2, 0), _interval(apart, 2, 0)
+    assert narrow[0] < 0.3 < narrow[1]
+    assert wide[1] - wide[0] > 3 * (narrow[1] - narrow[0])
+    assert 0 <= wide[0] <= wide[1] <= 1
