@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 from plant import dropped_condition, noise_generator, output_filter, rounded
 
-from erasediff.api.audit import audit
+from erasediff.api.audit import Audit, audit
 from erasediff.api.erase import erase, method_named
 from erasediff.api.judges import judge_for
 from erasediff.api.train import train
 from erasediff.auditing.attacks.gradient_membership import GradientMembership
 from erasediff.auditing.attacks.inversion import Inversion
 from erasediff.auditing.attacks.weight_difference import WeightDifference
+from erasediff.auditing.classifier import Judge
 from erasediff.auditing.suites import SUITES
 from erasediff.data import sources, targets
 from erasediff.data.sources import ImageData
@@ -133,6 +134,20 @@ class Bench:
         }
         return makers[name]()
 
+    def audits(self, name: str) -> Path:
+        """Where the audit of a case lies."""
+        return self.place / "audits" / folder_of(name)
+
+    def audited(self, name: str, judge: Judge | None, **changes: Any) -> Audit:
+        """The case against its base and the second retrained model, by every attack."""
+        asked = {"seed": self.seed, "suite": SUITE, "classifier": judge, "cache_dir": self.place / "cache", **changes}
+        models = {"base": self.base(), "retrained": self.second()}
+        return audit(self.case(name), target=self.target, data=self.data, quiet=True, **models, **asked)
+
+
+def folder_of(case: str) -> str:
+    return case.replace(", ", "-").replace(" ", "-")
+
 
 def arguments(text: str) -> argparse.ArgumentParser:
     """The command line of this folder's scripts."""
@@ -154,21 +169,9 @@ def main() -> None:
     for seed in given.seeds:
         bench = Bench(given.output_dir / str(seed), data, given.target, seed, given)
         for name in given.cases:
-            place = bench.place / "audits" / name.replace(", ", "-").replace(" ", "-")
+            place = bench.audits(name)
             if not (place / "audit.json").exists():
-                audit(
-                    bench.case(name),
-                    target=given.target,
-                    data=data,
-                    base=bench.base(),
-                    retrained=bench.second(),
-                    suite=SUITE,
-                    classifier=judge,
-                    seed=seed,
-                    output_dir=place,
-                    cache_dir=bench.place / "cache",
-                    quiet=True,
-                )
+                bench.audited(name, judge, output_dir=place)
             verdict = json.loads((place / "audit.json").read_text())["verdict"]
             print(seed, name, verdict["level"], verdict["exposed_by"], flush=True)
     _report(given)
@@ -178,7 +181,7 @@ def _report(given: argparse.Namespace) -> None:
     rows, told = [], {}
     for path in sorted(given.output_dir.glob("*/audits/*/audit.json")):
         record = json.loads(path.read_text())
-        name = next(n for n in EXPECTED if n.replace(", ", "-").replace(" ", "-") == path.parent.name)
+        name = next(n for n in EXPECTED if folder_of(n) == path.parent.name)
         level = record["verdict"]["level"]
         right = level in EXPECTED[name]
         rows.append({"seed": int(path.parts[-4]), "case": name, "right": right, **record["verdict"]})

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 
-from planted import SUITE, Bench, arguments
+from planted import Bench, arguments
 
-from erasediff.api.audit import audit
 from erasediff.api.judges import judge_for
 from erasediff.auditing.result import AuditResult
 from erasediff.data import sources
@@ -28,20 +27,8 @@ def main() -> None:
     for seed in given.seeds:
         bench = Bench(given.output_dir / str(seed), data, given.target, seed, given)
         for name in given.cases:
-            folder = name.replace(", ", "-").replace(" ", "-")
-            first = json.loads((bench.place / "audits" / folder / "audit.json").read_text())
-            second = audit(
-                bench.case(name),
-                target=given.target,
-                data=data,
-                base=bench.base(),
-                retrained=bench.second(),
-                suite=SUITE,
-                classifier=judge,
-                seed=seed + OTHER,
-                cache_dir=bench.place / "cache",
-                quiet=True,
-            ).result
+            first = json.loads((bench.audits(name) / "audit.json").read_text())
+            second = bench.audited(name, judge, seed=seed + OTHER).result
             compared, apart = disagreements(AuditResult.from_dict(first), second)
             levels = [first["verdict"]["level"], second.verdict.level]
             rows.append({"seed": seed, "case": name, "levels": levels, "compared": compared, "apart": apart})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,6 @@ from torch import Tensor
 
 from erasediff.auditing.attacks.extraction import copied
 from erasediff.auditing.cache import Pictures, key_of
-from erasediff.auditing.features import extractor
 from erasediff.auditing.finding import Evidence, Finding, rows_of
 from erasediff.auditing.generate import images
 from erasediff.auditing.metrics.classification import (
@@ -26,12 +26,11 @@ from erasediff.auditing.metrics.distribution import distribution_measurements
 from erasediff.auditing.metrics.diversity import diversity_measurements
 from erasediff.auditing.metrics.neighbours import neighbour_measurement, neighbours
 from erasediff.auditing.question import Question, state_fingerprint
-from erasediff.auditing.result import Measurement
 from erasediff.families.base import Model
 
 SHOWN = 10  # pictures of each kind in the report
 FORGET, RETAIN, UNCONDITIONAL = "forget", "retain", "unconditional"
-MARGINS = {"asking": 0.05, "no condition": 0.03, "retain_accuracy": 0.03, "precision": 0.05}
+MARGINS = {"asking": 0.05, "no condition": 0.03, "retain_accuracy": 0.03}
 ALONE = 0.05  # more is drawn without a condition than a judge that errs now and then would call the target
 
 
@@ -60,6 +59,11 @@ class Subject:
     @property
     def retained(self) -> list[int]:
         return self.question.retained(self.model)
+
+    @property
+    def retained_labels(self) -> Tensor:
+        """What each sample of the retained classes was asked for."""
+        return torch.tensor(self.retained).repeat(self.question.suite.per_class)
 
     def counts(self) -> dict[str, int]:
         """How many samples of each kind are drawn."""
@@ -114,8 +118,8 @@ class Subject:
         return shown
 
 
-def judged(subject: Subject, real: Tensor) -> list[Finding]:
-    """What the judge sees in the samples, and how close their distribution is to ``real`` [N, D] retained features."""
+def judged(subject: Subject) -> list[Finding]:
+    """What the judge sees in the samples, and how close their distribution is to that of the retain set."""
     question, found = subject.question, list[Finding]()
     if question.judge is not None and question.classes:
         found += _forgotten(subject)
@@ -123,7 +127,7 @@ def judged(subject: Subject, real: Tensor) -> list[Finding]:
         found += _kept(subject)
     drawn = subject.samples.get(RETAIN, subject.samples.get(UNCONDITIONAL))
     if drawn is not None:
-        found += _distribution(subject, drawn, real)
+        found += _distribution(subject, drawn)
     return found
 
 
@@ -155,7 +159,7 @@ def _forgotten(subject: Subject) -> list[Finding]:
 
 def _kept(subject: Subject) -> list[Finding]:
     question, drawn = subject.question, subject.samples[RETAIN]
-    asked = torch.tensor(subject.retained).repeat(question.suite.per_class)
+    asked = subject.retained_labels
     probabilities = question.judge.probabilities(drawn)  # type: ignore[union-attr]
     names = question.data.class_names
     accuracy, worst = retain_measurements(probabilities, asked, subject=subject.name, class_names=names)
@@ -165,7 +169,7 @@ def _kept(subject: Subject) -> list[Finding]:
     found = [Finding(accuracy, evidence), Finding(worst)]
     if question.classes and question.data.labels is not None:
         kept = torch.cat([question.forget, question.retain])
-        features = extractor(question.features, question.judge)(question.data.floats(kept))
+        features = torch.cat([question.real_forget, question.real_retain])
         classes = neighbours(features, question.data.labels[kept], question.classes)
         near = tuple(c for c in classes if c in subject.retained)
         if near:
@@ -174,17 +178,13 @@ def _kept(subject: Subject) -> list[Finding]:
     return found
 
 
-def _distribution(subject: Subject, drawn: Tensor, real: Tensor) -> list[Finding]:
+def _distribution(subject: Subject, drawn: Tensor) -> list[Finding]:
     question = subject.question
-    features = extractor(question.features, question.judge)(drawn)
-    common = {"subject": subject.name, "seed": question.seed, "resamples": question.suite.resamples}
-    found = distribution_measurements(real, features, features=question.features, **common)  # type: ignore[arg-type]
-    labels = torch.tensor(subject.retained).repeat(question.suite.per_class) if RETAIN in subject.samples else None
-    return [Finding(m) for m in [*found, *_diversity(features, labels, common)]]
-
-
-def _diversity(features: Tensor, labels: Tensor | None, common: dict[str, object]) -> list[Measurement]:
-    return diversity_measurements(features, labels, **common)  # type: ignore[arg-type]
+    features, real = question.extract(drawn), question.real_retain
+    common: dict[str, Any] = {"subject": subject.name, "seed": question.seed, "resamples": question.suite.resamples}
+    labels = subject.retained_labels if RETAIN in subject.samples else None
+    found = distribution_measurements(real, features, features=question.features, **common)
+    return [Finding(m) for m in [*found, *diversity_measurements(features, labels, **common)]]
 
 
 def _tell(question: Question, passes: int, images: int) -> None:

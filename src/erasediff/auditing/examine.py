@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from erasediff.auditing.attacks import ATTACKS
@@ -11,7 +12,6 @@ from erasediff.auditing.attacks.base import BASE, RETRAINED, Attack, Scene
 from erasediff.auditing.cache import Cache, Pictures, key_of
 from erasediff.auditing.comparison import Comparison, compared
 from erasediff.auditing.drawing import Subject, judged
-from erasediff.auditing.features import extractor
 from erasediff.auditing.finding import Finding
 from erasediff.auditing.metrics.drift import image_change, parameter_change
 from erasediff.auditing.question import Question
@@ -45,6 +45,12 @@ class Examination:
     show_forgotten: bool = False
     untested: list[tuple[str, str]] = field(default_factory=list)
     units: list[Unit] = field(default_factory=list)
+
+    @cached_property
+    def software(self) -> list[str | None]:
+        """Versions on which an answer depends; read once, because that opens the metadata of every package."""
+        found = versions()
+        return [found[name] for name in ("erasediff", "torch")]
 
     @classmethod
     def plan(
@@ -102,19 +108,17 @@ class Examination:
 
     def _key(self, subject: str, what: Any, *others: str) -> str:
         models = [self.subjects[s].fingerprint for s in (subject, *others) if s in self.subjects]
-        software = [versions()[name] for name in ("erasediff", "torch")]
-        return key_of(software, subject, what, models, self.question.fingerprint, self._sizes())
+        return key_of(self.software, subject, what, models, self.question.fingerprint, self._sizes())
 
     def _sizes(self) -> dict[str, Any]:
         """The suite's numbers of samples; an attack's own budget is part of its name in the key."""
-        return dict(vars(replace(self.question.suite, attacks=(), name="")).items())
+        return dict(vars(replace(self.question.suite, attacks=(), name="")))
 
     def _samples(self, name: str) -> Unit:
-        subject, question = self.subjects[name], self.question
+        subject = self.subjects[name]
 
         def ask() -> list[Finding]:
-            real = extractor(question.features, question.judge)(question.data.floats(question.retain))
-            found = judged(subject, real)
+            found = judged(subject)
             self._pictures(name)  # kept now, while the samples are there: a stopped audit does not draw them again
             return found
 

@@ -61,15 +61,22 @@ class Question:
         Near: within the ball of a real image that reaches to its fifth neighbour (Kynkaanniemi et al. 2019,
         arXiv:1904.06991, eq. 1). Noise that happens to be called the target does not count.
         """
-        return self.called_target(drawn) & near_real(self._real_target, self._extract(drawn))
+        return self.called_target(drawn) & near_real(self.real_forget, self.extract(drawn))
 
     @cached_property
-    def _extract(self) -> Callable[[Tensor], Tensor]:
+    def extract(self) -> Callable[[Tensor], Tensor]:
+        """Images [N, C, H, W] -> features [N, D] in the space ``features``."""
         return extractor(self.features, self.judge)
 
     @cached_property
-    def _real_target(self) -> Tensor:
-        return self._extract(self.data.floats(self.forget))
+    def real_forget(self) -> Tensor:
+        """Features [N, D] of the forget set."""
+        return self.extract(self.data.floats(self.forget))
+
+    @cached_property
+    def real_retain(self) -> Tensor:
+        """Features [M, D] of the retain set."""
+        return self.extract(self.data.floats(self.retain))
 
     @cached_property
     def held_out(self) -> Tensor:

@@ -21,7 +21,6 @@ from erasediff.randomness import derived_seed
 
 FEWEST_SAMPLES = 6  # fewer say nothing about a share
 MARGIN, ALONE = 0.1, 0.2
-MARGIN, ALONE = 0.1, 0.2
 
 
 def at_least(what: str, given: float, least: float) -> None:
