@@ -28,6 +28,7 @@ from erasediff.errors import BadInput, check_one_of, listing
 from erasediff.files import read_json, sha256, writable, write_atomic, write_json
 from erasediff.provenance import machine, versions
 from erasediff.report.card import model_card
+from erasediff.report.numbers import duration
 from erasediff.report.page import render, write
 from erasediff.report.record import deletion_record, render_record
 
@@ -173,7 +174,8 @@ def _examined(
         watched = replace(question, tick=bar.update, say=bar.set_postfix_str)
         examination = Examination.plan(subjects.models, watched, Cache(kept), show_forgotten=show_forgotten)
         bar.total = examination.cost()
-        say(examination.announcement())
+        pace = examination.seconds()
+        say(examination.announcement() + (f", about {duration(pace)} here" if pace else ""))
         return examination.run()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -15,7 +17,7 @@ from torch import Tensor
 from erasediff.auditing.attacks.extraction import copied
 from erasediff.auditing.cache import Pictures, key_of
 from erasediff.auditing.finding import Evidence, Finding, rows_of
-from erasediff.auditing.generate import images
+from erasediff.auditing.generate import images, runs_of, start_noise
 from erasediff.auditing.metrics.classification import (
     forget_measurements,
     retain_measurements,
@@ -26,8 +28,10 @@ from erasediff.auditing.metrics.distribution import distribution_measurements
 from erasediff.auditing.metrics.diversity import diversity_measurements
 from erasediff.auditing.metrics.neighbours import neighbour_measurement, neighbours
 from erasediff.auditing.question import Question, state_fingerprint
+from erasediff.auditing.result import Measurement
 from erasediff.families.base import Model
 
+TIMED = 32  # images, to tell the pace of this machine
 SHOWN = 10  # pictures of each kind in the report
 FORGET, RETAIN, UNCONDITIONAL = "forget", "retain", "unconditional"
 MARGINS = {"asking": 0.05, "no condition": 0.03, "retain_accuracy": 0.03}
@@ -82,6 +86,19 @@ class Subject:
         passes = {FORGET: guided, RETAIN: guided, UNCONDITIONAL: 1}
         return sum(self.question.suite.num_inference_steps * passes[k] * n for k, n in self.counts().items())
 
+    @torch.no_grad()
+    def seconds_an_image(self) -> float:
+        """How long one image takes through the denoiser, here and now, in a batch of :data:`TIMED`."""
+        x_T = start_noise(self.model, TIMED, seed=0, kind="timed", device=next(self.model.denoiser.parameters()).device)
+        labels = torch.zeros(TIMED, dtype=torch.long, device=x_T.device)
+        asked = self.model.conditions.own(labels)
+        took = []
+        for _ in range(3):  # the first may compile, or fetch memory
+            began = time.perf_counter()
+            float(self.model.ask(self.model.denoiser, x_T, labels, asked).float().sum())  # waits for the device
+            took.append((time.perf_counter() - began) / TIMED)
+        return min(took)
+
     @cached_property
     def samples(self) -> dict[str, Tensor]:
         """Images [N, C, H, W] in [-1, 1] by kind; row i of a kind starts from the same noise in every model."""
@@ -101,6 +118,7 @@ class Subject:
                 seed=question.seed,
                 guidance_scale=question.guidance_scale,
                 num_inference_steps=question.suite.num_inference_steps,
+                sampling_seeds=question.suite.sampling_seeds,
                 on_batch=partial(_tell, question, passed),
             )
         return drawn
@@ -137,12 +155,14 @@ def _forgotten(subject: Subject) -> list[Finding]:
     if FORGET in subject.samples:
         drawn = subject.samples[FORGET]
         probabilities = question.judge.probabilities(drawn)  # type: ignore[union-attr]
-        found += [Finding(m) for m in forget_measurements(probabilities, question.classes, **common)]  # type: ignore[arg-type]
+        rate, *rest = forget_measurements(probabilities, question.classes, **common)  # type: ignore[arg-type]
+        called = question.called_target(drawn)
+        found += [Finding(_by_seed(rate, called, question)), *(Finding(m) for m in rest)]
         shows = question.shows_target(drawn)
         detail = {"fidelity": f"near a real image of the target, features {question.features}, k = 5"}
         measured = share_measurement("forget_rate_faithful", FORGET, subject.name, shows, False, detail)
         evidence = Evidence(attack="asking", role="asking", rows=rows_of(shows), margin=MARGINS["asking"])
-        found.append(Finding(measured, evidence))
+        found.append(Finding(_by_seed(measured, shows, question), evidence))
     if UNCONDITIONAL in subject.samples:
         drawn = subject.samples[UNCONDITIONAL]
         rate, *rest = unconditional_measurements(
@@ -153,7 +173,7 @@ def _forgotten(subject: Subject) -> list[Finding]:
         # What the judge calls the target is enough here: nobody searched for these images.
         margin, called = MARGINS["no condition"], question.called_target(drawn)
         evidence = Evidence(attack="no condition", role="access", rows=rows_of(called), margin=margin, alone=ALONE)
-        found += [Finding(rate, evidence), *(Finding(m) for m in rest)]
+        found += [Finding(_by_seed(rate, called, question), evidence), *(Finding(m) for m in rest)]
     return found
 
 
@@ -166,7 +186,7 @@ def _kept(subject: Subject) -> list[Finding]:
     right = (probabilities.argmax(1) == asked).numpy()
     margin = MARGINS["retain_accuracy"]
     evidence = Evidence(attack="retained classes", role="retention", rows=rows_of(right), margin=margin, hidden=True)
-    found = [Finding(accuracy, evidence), Finding(worst)]
+    found = [Finding(_by_seed(accuracy, right, question), evidence), Finding(worst)]
     if question.classes and question.data.labels is not None:
         kept = torch.cat([question.forget, question.retain])
         features = torch.cat([question.real_forget, question.real_retain])
@@ -185,6 +205,14 @@ def _distribution(subject: Subject, drawn: Tensor) -> list[Finding]:
     labels = subject.retained_labels if RETAIN in subject.samples else None
     found = distribution_measurements(real, features, features=question.features, **common)
     return [Finding(m) for m in [*found, *diversity_measurements(features, labels, **common)]]
+
+
+def _by_seed(share: Measurement, hits: NDArray[np.bool_], question: Question) -> Measurement:
+    """The share with what each sampling seed gave on its own, where there are several."""
+    runs = runs_of(len(hits), question.suite.sampling_seeds)
+    if len(runs) < 2:
+        return share
+    return replace(share, detail={**share.detail, "by_seed": [float(hits[rows].mean()) for rows in runs]})
 
 
 def _tell(question: Question, passes: int, images: int) -> None:

@@ -73,6 +73,11 @@ class Examination:
         """Images that pass through the denoiser for all that the cache does not know."""
         return sum(u.cost for u in self.units if self.cache.find(u.key) is None)
 
+    def seconds(self) -> float:
+        """About how long that takes here: a batch through the erased model is timed, a fraction of a second."""
+        cost = self.cost()
+        return cost * self.subjects[ERASED].seconds_an_image() if cost else 0.0
+
     def announcement(self) -> str:
         """What will be asked, in a line."""
         fresh = [u for u in self.units if self.cache.find(u.key) is None]

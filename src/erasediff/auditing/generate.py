@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,26 @@ from erasediff.randomness import generator
 BATCH = 250
 
 
-def start_noise(model: Model, count: int, *, seed: int, kind: str, device: torch.device | str = "cpu") -> Tensor:
-    """``x_T`` [count, C, H, W], a function of (seed, kind, position) alone; drawn on the CPU for every device."""
+def start_noise(
+    model: Model, count: int, *, seed: int, kind: str, device: torch.device | str = "cpu", sampling_seeds: int = 1
+) -> Tensor:
+    """``x_T`` [count, C, H, W], a function of (seed, kind, position) alone; drawn on the CPU for every device.
+
+    ``sampling_seeds``: of how many streams, one after the other; :func:`runs_of` tells which rows are of which.
+    """
     shape = model.encode(torch.zeros(1, *model.image_shape)).shape[1:]
-    return torch.randn(count, *shape, generator=generator(seed, 0, f"x_T/{kind}")).to(device)
+    drawn = [
+        torch.randn(rows.stop - rows.start, *shape, generator=generator(seed, stream, f"x_T/{kind}"))
+        for stream, rows in enumerate(runs_of(count, sampling_seeds))
+    ]
+    return torch.cat(drawn).to(device)
+
+
+def runs_of(count: int, sampling_seeds: int) -> list[slice]:
+    """The rows of each sampling seed among ``count`` samples: equally long runs, none of them empty."""
+    streams = max(1, min(sampling_seeds, count))
+    edges = [count * stream // streams for stream in range(streams + 1)]
+    return [slice(first, last) for first, last in pairwise(edges)]
 
 
 def images(
@@ -29,6 +46,7 @@ def images(
     kind: str,
     guidance_scale: float,
     num_inference_steps: int,
+    sampling_seeds: int = 1,
     denoiser: nn.Module | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Tensor:
@@ -38,7 +56,7 @@ def images(
     """
     asked = model.denoiser if denoiser is None else denoiser
     device = next(asked.parameters()).device
-    noise = start_noise(model, count, seed=seed, kind=kind, device=device)
+    noise = start_noise(model, count, seed=seed, kind=kind, device=device, sampling_seeds=sampling_seeds)
     drawn = []
     for first in range(0, count, BATCH):
         rows = slice(first, first + BATCH)

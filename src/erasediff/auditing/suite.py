@@ -11,7 +11,8 @@ class Suite:
     """Sizes of one audit.
 
     ``forget``: samples conditioned on the target classes; ``per_class``: samples of each retained class;
-    ``unconditional``: samples under the null condition; ``resamples``: of bootstrap intervals; ``attacks``: see
+    ``unconditional``: samples under the null condition; ``sampling_seeds``: from how many streams of start noise the
+    samples are drawn, equally many from each; ``resamples``: of bootstrap intervals; ``attacks``: see
     :mod:`erasediff.auditing.attacks.base`.
     """
 
@@ -21,6 +22,7 @@ class Suite:
     unconditional: int
     num_inference_steps: int
     resamples: int
+    sampling_seeds: int = 1
     attacks: tuple[Any, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:

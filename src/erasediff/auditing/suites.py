@@ -31,6 +31,7 @@ SUITES = {
             unconditional=400,
             num_inference_steps=12,
             resamples=50,
+            sampling_seeds=2,
             attacks=(
                 Extraction(),
                 Membership(),
@@ -46,6 +47,7 @@ SUITES = {
             unconditional=1000,
             num_inference_steps=20,
             resamples=200,
+            sampling_seeds=3,
             attacks=(
                 Extraction(),
                 Membership(),
@@ -65,6 +67,7 @@ SUITES = {
             unconditional=5000,
             num_inference_steps=50,
             resamples=500,
+            sampling_seeds=5,
             attacks=(
                 Extraction(samples=5000),
                 Membership(images=2000),

@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from erasediff.auditing.result import AuditResult
+from erasediff.auditing.result import ERASED, AuditResult
 from erasediff.report.numbers import count, duration, percent
-from erasediff.report.vocabulary import target_parts
+from erasediff.report.vocabulary import measure, target_parts
 
 Facts = list[tuple[str, str]]
 
@@ -54,11 +54,24 @@ def measuring(result: AuditResult) -> Facts:
     for key, value in {**setting, "suite": _without_attacks(setting.get("suite"))}.items():
         if key not in _ELSEWHERE and value not in (None, "", {}, []):
             facts.append((_label(key), plain(value)))
+    if spread := _over_seeds(result):
+        facts.append(("From one sampling seed to another", spread))
     for name, source in _mapping(setting.get("models")).items():
         facts.append((f"Model: {name}", plain(source)))
     for name, digest in _mapping(setting.get("model_hashes")).items():
         facts.append((f"SHA-256: {name}", plain(digest)))
     return facts
+
+
+def _over_seeds(result: AuditResult) -> str:
+    """The least and the most that one sampling seed alone gave, for every share of the audited model that has them."""
+    told = []
+    for m in result.measurements:
+        found = m.detail.get("by_seed") if m.subject == ERASED else None
+        if isinstance(found, (list, tuple)) and found:
+            title = measure(m.name, m.group).title
+            told.append(f"{title} {percent(min(found))} to {percent(max(found))} (of {len(found)} seeds)")
+    return "; ".join(told)
 
 
 def surroundings(result: AuditResult) -> str:
