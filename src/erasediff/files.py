@@ -12,7 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from erasediff.errors import BadInput
+
+LOCK = ".lock"
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -62,6 +66,27 @@ def staged_directory(final: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
+
+
+@contextmanager
+def alone_in(place: Path, doing: str) -> Iterator[None]:
+    """Hold ``place`` for this process while the block runs; the lock goes with the process, however it ends.
+
+    Raises BadInput where another process holds it. ``doing``: what it is held for, in the error's words.
+    """
+    with writable(place):
+        place.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(place / LOCK)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise BadInput(
+                f"another process is {doing} in {place}; wait until it has ended, or give another output_dir"
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +24,7 @@ from erasediff.auditing.metrics import classification
 from erasediff.cli.main import main
 from erasediff.errors import BadInput, Interrupted
 from erasediff.families import tiny
+from erasediff.files import alone_in
 from erasediff.methods.salun import SalUn
 
 SMALL = {"model": "base", "targets": ["class:1"], "methods": {"erasediff": {}}}
@@ -370,6 +373,21 @@ def test_a_directory_of_another_comparison_is_not_taken_over(house, tmp_path):
         erasediff.compare(house.plan, output_dir=tmp_path, quiet=True)
     with pytest.raises(BadInput, match="needs an output_dir"):
         erasediff.compare(house.plan)
+
+
+def test_two_processes_do_not_carry_out_a_plan_in_one_place(house, unbroken, tmp_path):
+    place = tmp_path / "held"
+    wait = "import sys; from pathlib import Path; from erasediff.files import alone_in\n"
+    wait += "with alone_in(Path(sys.argv[1]), 'carrying out a plan'): print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", wait, str(place)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(BadInput, match="another process is carrying out a plan in .*; wait until it has ended"):
+            erasediff.compare(house.plan, output_dir=place, quiet=True)
+        other.kill()  # however it ends, its lock goes with it
+    assert not (place / "runs").exists()
+    with alone_in(place, "looking"):
+        pass
 
 
 def test_a_judge_is_trained_once_where_none_is_given(house, tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ from erasediff.auditing.result import ERASED, AuditResult
 from erasediff.data import targets
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, check_one_of
-from erasediff.files import read_json, weight_hashes, writable, write_atomic, write_json
+from erasediff.files import alone_in, read_json, weight_hashes, write_atomic, write_json
 from erasediff.report.aggregate import COMPLETED, CONTROL, DIVERGED, METHOD, MODEL, NOT_RUN, RunRow
 from erasediff.report.card import model_card
 
@@ -61,7 +61,8 @@ def carry_out(
     """Make what is missing of ``plan`` below ``place``, at most ``max_runs`` runs, and return a row for every run.
 
     Raises BadInput before anything runs: for what cannot be done, and for finished runs that the plan no longer
-    describes (``overwrite`` makes those anew). Raises Interrupted (state saved; the same call goes on).
+    describes (``overwrite`` makes those anew), or while another process carries out a plan here. Raises Interrupted
+    (state saved; the same call goes on).
     """
     data = _data(plan)
     _check_models(plan, data)
@@ -73,18 +74,23 @@ def carry_out(
             f"{place / job.place} was made by another plan: {why}; restore the plan, give another output_dir, "
             f"or --overwrite to make such runs anew ({len(stale)} of {len(plan.jobs)})"
         )
-    with writable(place):
-        place.mkdir(parents=True, exist_ok=True)
-    write_json(place / PLAN, {"schema": 1, "plan": plan.content})
-    for job, _ in stale:
-        shutil.rmtree(place / job.place)
+    with alone_in(place, "carrying out a plan"):
+        write_json(place / PLAN, {"schema": 1, "plan": plan.content})
+        for job, _ in stale:
+            shutil.rmtree(place / job.place)
+        return _carried_out(shop, max_runs)
+
+
+def _carried_out(shop: Workshop, max_runs: int | None) -> list[RunRow]:
+    """The runs that are missing, and a row for every run."""
+    plan, place = shop.plan, shop.place
     judge, weights = _judge(shop)
     asked = _asked(plan, weights)
     references = _references(shop, judge, asked)
     waiting = [job for job in plan.jobs if not finished(place / job.place, asked)]
     for number, job in enumerate(waiting[:max_runs], start=1):
-        say(f"[{number}/{len(waiting[:max_runs])}] {job.label}, {job.name}, seed {job.seed}")
-        attempt(job, place / job.place, data, quiet=quiet, say=say)
+        shop.say(f"[{number}/{len(waiting[:max_runs])}] {job.label}, {job.name}, seed {job.seed}")
+        attempt(job, place / job.place, shop.data, quiet=shop.quiet, say=shop.say)
         _audited(shop, job, judge, asked)
     return references + [_row(shop, job, asked) for job in plan.jobs]
 
