@@ -13,6 +13,9 @@ from erasediff.files import read_json, writable, write_json
 from erasediff.provenance import RUN_SCHEMA
 
 
+CACHE = "cache"
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """``model/``, ``run.json``, ``metrics.jsonl``, ``README.md`` and ``checkpoints/`` below ``path``."""
@@ -50,7 +53,9 @@ class RunDirectory:
                 f"output_dir {self.path} already holds a run; give another directory, --overwrite to replace it, "
                 "or --resume_from_checkpoint latest to go on"
             )
-        occupied = self.path.exists() and any(self.path.iterdir()) and not self.record.exists()
+        # What was cached before a run began, and was killed then, is used by the next.
+        held = self.path.exists() and any(p.name != CACHE for p in self.path.iterdir())
+        occupied = held and not self.record.exists()
         if occupied and not overwrite:
             raise BadInput(f"output_dir {self.path} is not empty and holds no run; give another one, or --overwrite")
 

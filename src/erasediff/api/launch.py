@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from erasediff.api.directory import RunDirectory
+from erasediff.api.directory import CACHE, RunDirectory
+from erasediff.api.latents import LATENTS, latents_of
 from erasediff.api.run import Run, complete, resumed
 from erasediff.data.pairs import Pairs
 from erasediff.data.sources import ImageData
+from erasediff.errors import BadInput
 from erasediff.families.base import Model
 from erasediff.methods.base import GradientMethod
+from erasediff.training.checkpoint import Checkpoint
 from erasediff.training.config import TrainingConfig
-from erasediff.training.loop import start
+from erasediff.training.loop import Session, start
 from erasediff.training.processes import Processes
 
 
@@ -52,6 +59,20 @@ def launch(
         return Run(job.model, [], {**record, "status": "planned"})
     checkpoint = resumed(place, record, resume_from_checkpoint) if place is not None else None
     processes = Processes.start(report_to=config.report_to, directory=place.path if place else None)
+    with _nothing_left_if_refused(place if checkpoint is None else None):
+        session = _session(job, place, checkpoint, processes, quiet=quiet)
+    if place is not None and processes.is_main:
+        place.open(record, fresh=checkpoint is None)
+    return complete(session, record, place, title=title, quiet=quiet)
+
+
+def _session(
+    job: Job, place: RunDirectory | None, checkpoint: Checkpoint | None, processes: Processes, *, quiet: bool
+) -> Session:
+    """The run at its beginning, or where ``checkpoint`` left it. Latents are computed first, where there are any."""
+    config = job.config
+    used = job.retain if job.forget is None else torch.cat([job.retain, job.forget])
+    kept = None if place is None else place.path / LATENTS
     pairs = Pairs(
         job.data,
         job.retain,
@@ -61,10 +82,19 @@ def launch(
         device=processes.device,
         rank=processes.rank,
         world=processes.world,
+        encoded=latents_of(job.model, job.data, used, kept, processes, quiet=quiet),
     )
-    session = start(
-        job.model, job.method, pairs, config, processes=processes, dropout=job.dropout, checkpoint=checkpoint
-    )
-    if place is not None and processes.is_main:
-        place.open(record, fresh=checkpoint is None)
-    return complete(session, record, place, title=title, quiet=quiet)
+    return start(job.model, job.method, pairs, config, processes=processes, dropout=job.dropout, checkpoint=checkpoint)
+
+
+@contextmanager
+def _nothing_left_if_refused(place: RunDirectory | None) -> Iterator[None]:
+    """Take away what was cached for a run that cannot begin."""
+    try:
+        yield
+    except BadInput:
+        if place is not None and not place.record.exists():
+            shutil.rmtree(place.path / CACHE, ignore_errors=True)
+            if place.path.is_dir() and not any(place.path.iterdir()):
+                place.path.rmdir()
+        raise

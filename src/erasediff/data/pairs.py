@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from erasediff.data.encoded import Encoded
 from erasediff.data.sources import ImageData, as_floats
 from erasediff.errors import BadInput
 from erasediff.randomness import generator
@@ -17,6 +18,7 @@ from erasediff.randomness import generator
 class Batch:
     """Some rows of a batch. ``images``: [b, C, H, W] in [-1, 1]; ``labels``, ``index``: [b].
 
+    ``encoded``: the latents' mean and standard deviation [b, 2, c, h, w], where they were computed before.
     ``start`` and ``total`` say which rows of the whole batch these are: random draws are made for the whole batch
     and sliced, so that micro-batches and processes see the noise that one big batch would have seen.
     """
@@ -27,6 +29,7 @@ class Batch:
     role: str
     start: int
     total: int
+    encoded: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -35,10 +38,18 @@ class Batch:
         """Micro-batches of at most ``size`` rows."""
         for first in range(0, len(self), size):
             rows = slice(first, first + size)
-            labels = None if self.labels is None else self.labels[rows]
             yield replace(
-                self, images=self.images[rows], labels=labels, index=self.index[rows], start=self.start + first
+                self,
+                images=self.images[rows],
+                labels=None if self.labels is None else self.labels[rows],
+                index=self.index[rows],
+                encoded=None if self.encoded is None else self.encoded[rows],
+                start=self.start + first,
             )
+
+    def showing(self, images: Tensor) -> Batch:
+        """The same rows with other ``images`` [b, C, H, W]."""
+        return replace(self, images=images, encoded=None)
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,8 @@ class Rows:
 class Pairs:
     """``pairs.at(step)`` is the pair of that step: nothing to save, nothing to restore.
 
-    Each process of ``world`` takes its ``rank``-th share of the rows of the one global batch.
+    Each process of ``world`` takes its ``rank``-th share of the rows of the one global batch. ``encoded``: latents of
+    the images, where the model works in latents.
     """
 
     def __init__(
@@ -98,8 +110,10 @@ class Pairs:
         device: torch.device | str = "cpu",
         rank: int = 0,
         world: int = 1,
+        encoded: Encoded | None = None,
     ) -> None:
         self.data, self.device, self.rank, self.world = data, device, rank, world
+        self.encoded = encoded
         self.batch_size = batch_size
         self.retain = Rows(retain, batch_size * world, seed, "retain")
         self.forget = None if forget is None else Rows(forget, batch_size * world, seed, "forget")
@@ -113,4 +127,5 @@ class Pairs:
         index = rows.at(step)[start : start + self.batch_size]
         labels = None if self.data.labels is None else self.data.labels[index].to(self.device)
         images = as_floats(self.data.images[index].to(self.device))  # a quarter of the bytes travels
-        return Batch(images, labels, index, rows.role, start, self.batch_size * self.world)
+        encoded = None if self.encoded is None else self.encoded.at(index).to(self.device)
+        return Batch(images, labels, index, rows.role, start, self.batch_size * self.world, encoded)

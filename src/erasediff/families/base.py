@@ -148,6 +148,15 @@ class Model(Protocol):
 
 
 @runtime_checkable
+class InLatents(Protocol):
+    """A model that works in an autoencoder's latents; see :class:`erasediff.families.latents.Latents`."""
+
+    @property
+    def latents(self) -> Any:
+        """``moments(images)`` [B, 2, c, h, w], ``rest()``."""
+
+
+@runtime_checkable
 class AskedInWords(Protocol):
     """A model whose classes are prompts; see :class:`erasediff.families.prompts.PromptTable`."""
 

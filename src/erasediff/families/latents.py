@@ -60,6 +60,22 @@ class Latents:
             parts = [vae.encode(part.to(vae.dtype)).latent_dist.mode() for part in images.split(rows)]
             return (torch.cat(parts).to(images.dtype) - shift) * scale
 
+    def moments(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W] -> mean and standard deviation of each latent's posterior [B, 2, c, h, w], float32.
+
+        The mean is what :meth:`encode` gives.
+        """
+        vae, (shift, scale) = self._beside(images), self._affine()
+        rows = max(1, AT_ONCE // images.shape[-2:].numel())
+        with torch.no_grad():
+            found = [vae.encode(part.to(vae.dtype)).latent_dist for part in images.split(rows)]
+            mean = (torch.cat([d.mode() for d in found]).to(images.dtype) - shift) * scale
+            return torch.stack([mean, torch.cat([d.std for d in found]).to(images.dtype) * scale], 1)
+
+    def rest(self) -> None:
+        """Leave the accelerator: nothing is encoded or drawn for a while. The next call comes back by itself."""
+        self.vae.to("cpu")
+
     def decode(self, x_0: Tensor) -> Tensor:
         """Latents [B, c, h, w] -> images [B, C, H, W] clamped to [-1, 1], in the dtype of ``x_0``."""
         vae, (shift, scale) = self._beside(x_0), self._affine()

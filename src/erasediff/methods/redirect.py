@@ -32,7 +32,8 @@ def neighbours(pairs: Pairs, *, k: int, candidates: int | None) -> State:
 
     ``neighbours.forget`` [f]: data indices of the forget set, sorted; ``neighbours.images``: uint8 [m, C, H, W], every
     neighbour once; ``neighbours.kept`` [m]: their data indices; ``neighbours.index`` [f, k]: rows of ``images``,
-    nearest first. ``candidates`` caps the search at that many retained images, drawn at random.
+    nearest first; ``neighbours.latents`` [m, c, h, w] where the run has latents. ``candidates`` caps the search at that
+    many retained images, drawn at random.
 
     A retained duplicate of a forget image is its nearest neighbour, and then nothing is redirected: forget both.
     """
@@ -48,12 +49,15 @@ def neighbours(pairs: Pairs, *, k: int, candidates: int | None) -> State:
         retain = retain[order[:candidates]].sort().values
     nearest = retain[_nearest(pairs.data, forget, retain, min(k, len(retain)), pairs.device)]
     kept, index = nearest.unique(return_inverse=True)
-    return {
+    state = {
         "neighbours.forget": forget,
         "neighbours.images": pairs.data.images[kept],
         "neighbours.kept": kept,
         "neighbours.index": index,
     }
+    if pairs.encoded is not None:
+        state["neighbours.latents"] = pairs.encoded.at(kept)[:, 0].clone()
+    return state
 
 
 def _nearest(data: ImageData, forget: Tensor, retain: Tensor, k: int, device: torch.device | str) -> Tensor:
@@ -113,21 +117,30 @@ class Redirect:
 
     def target(self, ctx: StepContext, batch: Batch, noisy: Noisy) -> tuple[Tensor, Tensor]:
         """What to predict [b, C, H, W], and the factor [b, 1, 1, 1] under which its error is bounded."""
-        around = self.around(batch)
-        encoded = ctx.model.encode(around.flatten(0, 1)).unflatten(0, around.shape[:2])
-        _, x_0 = posterior(noisy, encoded)
+        _, x_0 = posterior(noisy, self.encoded(ctx, batch))
         noise = (noisy.x_t - noisy.signal * x_0) / noisy.sigma
         noising = ctx.model.noising
         # noise_weight is sigma^2 for models of x_0, whose own error is bounded as it is, and 1 for the others.
         scale = noisy.sigma / noising.noise_weight(noisy).sqrt()
         return noising.target(replace(noisy, x_0=x_0, noise=noise)), scale
 
+    def encoded(self, ctx: StepContext, batch: Batch) -> Tensor:
+        """What the denoiser takes [b, k, c, h, w] of the neighbours of each sample."""
+        known = self.state.get("neighbours.latents")
+        if known is not None:
+            return known[self.rows(batch)].to(batch.images)
+        around = self.around(batch)
+        return ctx.model.encode(around.flatten(0, 1)).unflatten(0, around.shape[:2])
+
     def around(self, batch: Batch) -> Tensor:
         """The neighbours [b, k, C, H, W] of each sample, in [-1, 1], where the batch is."""
+        return as_floats(self.state["neighbours.images"][self.rows(batch)].to(batch.images.device))
+
+    def rows(self, batch: Batch) -> Tensor:
+        """Which of the neighbours [b, k] are each sample's."""
         # Looked up where the state lies: only the rows of this batch travel to the device.
         forget, index = self.state["neighbours.forget"], batch.index.to(self.state["neighbours.forget"].device)
         place = torch.searchsorted(forget, index).clamp(max=len(forget) - 1)
         if not torch.equal(forget[place], index):
             raise BadInput("a sample of the forget batch was not in the forget set when its neighbours were searched")
-        images = self.state["neighbours.images"][self.state["neighbours.index"][place]]
-        return as_floats(images.to(batch.images.device))
+        return self.state["neighbours.index"][place]

@@ -47,7 +47,7 @@ class Surrogate:
 
     def __call__(self, ctx: StepContext, batch: Batch) -> Losses:
         noise = 2 * ctx.uniform_like(batch, batch.images, "surrogate") - 1
-        return Denoise(0.0)(ctx, replace(batch, images=noise))._replace(denoise=None)
+        return Denoise(0.0)(ctx, batch.showing(noise))._replace(denoise=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +172,7 @@ def _replayed(ctx: StepContext, retain: Batch, state: State) -> Batch:
         return retain
     images, labels = state["replay.images"], state["replay.labels"]
     rows = (ctx.uniform(retain, "replay") * len(images)).long().clamp(max=len(images) - 1)
-    return replace(retain, images=as_floats(images[rows]), labels=labels[rows], index=rows, role="replay")
+    return replace(retain.showing(as_floats(images[rows])), labels=labels[rows], index=rows, role="replay")
 
 
 def _labels(pairs: Pairs) -> Tensor:

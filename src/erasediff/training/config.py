@@ -36,6 +36,7 @@ class TrainingConfig:
         slack_tolerance: stop when the moving average of the slack is at most this share of the first step's slack.
         retain_budget: stop when the moving average of the retain loss exceeds (1 + this) times what it began at.
         gradient_checkpointing: recompute activations in the backward pass, to save memory.
+        sample_latents: train latent models on draws from the autoencoder's posterior, not on its mean.
         channels_last: keep convolution weights and inputs in channels-last order.
         report_to: an experiment tracker that accelerate knows (tensorboard, wandb, ...), or none.
     """
@@ -61,6 +62,7 @@ class TrainingConfig:
     slack_tolerance: float | None = None
     retain_budget: float | None = None
     gradient_checkpointing: bool = False
+    sample_latents: bool = False
     channels_last: bool = False
     report_to: str = "none"
 

@@ -47,13 +47,14 @@ class Context:
         frozen: bool = True,
         dropout: bool = False,
         channels_last: bool = False,
+        sample_latents: bool = False,
         optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
         self.model, self.trained, self.processes = model, list(trained.values()), processes
         self.seed, self.micro_batch, self.step = seed, micro_batch, 0
         self.dtype = AUTOCAST[mixed_precision]
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.optimizer = optimizer
+        self.optimizer, self.sample_latents = optimizer, sample_latents
         # Weights [b, ...], a copy for each sample, while gradients are asked sample by sample; by parameter name.
         self.names, self.copies = list(trained), dict[str, Tensor]()
         # What was asked of the network so far, in forwards of one sample: measured, not declared.
@@ -82,12 +83,21 @@ class Context:
         return self._drawn(batch, purpose, torch.rand, *like.shape[1:])
 
     def noised(self, batch: Batch, *, t: Tensor | None = None, noise: Tensor | None = None) -> Noisy:
-        x_0 = self.model.encode(batch.images)
+        x_0 = self._clean(batch)
         if t is None:
             t = self._drawn(batch, "t", partial(torch.randint, self.model.noising.num_train_timesteps))
         if noise is None:
             noise = self._drawn(batch, "noise", torch.randn, *x_0.shape[1:])
         return self.model.noising.noised(x_0, noise, t)
+
+    def _clean(self, batch: Batch) -> Tensor:
+        """``x_0`` of a batch: its latents where they are known, the posterior's mean or one draw from it."""
+        if batch.encoded is None:
+            return self.model.encode(batch.images)
+        mean, deviation = batch.encoded.unbind(1)
+        if not self.sample_latents:
+            return mean
+        return mean + deviation * self._drawn(batch, "latents", torch.randn, *mean.shape[1:])
 
     def predict(self, noisy: Noisy, condition: Condition, *, frozen: bool = False) -> Tensor:
         denoiser = self.teacher if frozen else self.student

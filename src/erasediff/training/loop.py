@@ -82,6 +82,7 @@ def start(
         frozen=method.needs.frozen,
         dropout=dropout,
         channels_last=config.channels_last,
+        sample_latents=config.sample_latents,
         optimizer=optimizer,
     )
     average = Average(trained, config.ema_decay) if config.use_ema else None
