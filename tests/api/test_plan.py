@@ -382,7 +382,7 @@ def test_two_processes_do_not_carry_out_a_plan_in_one_place(house, unbroken, tmp
     command = [sys.executable, "-c", wait, str(place)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(BadInput, match="another process is carrying out a plan in .*; wait until it has ended"):
+        with pytest.raises(BadInput, match=r"another process is carrying out a plan in .*; wait until it has ended"):
             erasediff.compare(house.plan, output_dir=place, quiet=True)
         other.kill()  # however it ends, its lock goes with it
     assert not (place / "runs").exists()

@@ -12,7 +12,6 @@ from erasediff.errors import BadInput, listing
 from erasediff.files import read_json, writable, write_json
 from erasediff.provenance import RUN_SCHEMA
 
-
 CACHE = "cache"
 
 
