@@ -46,6 +46,11 @@ class Run:
     lora: Lora | None = None
 
     @property
+    def output(self) -> Path | None:
+        """model/ or lora/ of the run's directory; ``None`` for a run that was kept in memory."""
+        return RunDirectory(self.directory).output if self.directory is not None else None
+
+    @property
     def pipeline(self) -> Any:
         """A diffusers pipeline over the same weights."""
         return self.model.pipeline()

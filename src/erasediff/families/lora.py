@@ -107,9 +107,12 @@ def _save(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | 
     write_atomic(path, serialised(plain, metadata={"format": "pt", **(metadata or {})}))
 
 
-def write_kohya(lora: Lora, pipeline: Any, path: Path) -> None:
-    """Write one safetensors file with kohya's names and the alphas."""
-    _save(lora.kohya(part_of(pipeline)), path)
+def write_kohya(directory: Path, path: Path) -> None:
+    """Write the LoRA in ``directory`` to one safetensors file, under kohya's names. Raises BadInput if there is none."""
+    found = read(directory)
+    with safe_open(directory / PIPELINE_FILE, framework="pt") as stored:
+        part = next(iter(stored.keys())).partition(".")[0]
+    _save(found.kohya(part), path)
 
 
 def holds_lora(directory: Path) -> bool:
