@@ -108,7 +108,7 @@ def _save(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | 
 
 
 def write_kohya(directory: Path, path: Path) -> None:
-    """Write the LoRA in ``directory`` to one safetensors file, under kohya's names. Raises BadInput if there is none."""
+    """Write the pipeline's LoRA in ``directory`` to one safetensors file, under kohya's names."""
     found = read(directory)
     with safe_open(directory / PIPELINE_FILE, framework="pt") as stored:
         part = next(iter(stored.keys())).partition(".")[0]

@@ -72,10 +72,11 @@ def named(module: nn.Module, spec: str) -> list[str]:
         globs = [glob.strip() for glob in spec.split(",")]
         found = {n for n in _full(module) if any(fnmatchcase(path, g) for path in _paths(n) for g in globs)}
     if not found:
+        meant = "" if spec in SETS else nearest(spec, SETS)
         has = [name for name, members in SETS.items() if members(module)]
         modules = sorted({name.split(".")[0] for name in _full(module)})
         raise BadInput(
-            f"parameters {spec!r} names no weight of this {type(module).__name__}{nearest(spec, SETS)}; it has: "
+            f"parameters {spec!r} names no weight of this {type(module).__name__}{meant}; it has: "
             f"{listing(has)}; or give a glob such as 'mid_block.*' (top modules: {listing(modules)})"
         )
     return [name for name, _ in module.named_parameters() if name in found]
