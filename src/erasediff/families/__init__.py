@@ -185,4 +185,10 @@ def adopt(pipeline: Any) -> Any:
     name = type(pipeline).__name__
     if name not in known:
         raise BadInput(f"a {name} is no pipeline that a family reads; read are: {listing(sorted(known))}, or a path")
+    for part, module in pipeline.components.items():
+        if any(".base_layer." in key for key, _ in getattr(module, "named_parameters", dict)()):
+            raise BadInput(
+                f"a LoRA is attached to {part} of the pipeline; call fuse_lora() and then unload_lora_weights() first, "
+                "or peft's merge_and_unload()"
+            )
     return known[name].adopt(pipeline)
