@@ -14,6 +14,7 @@ WATCHED = (
     "torch",
     "diffusers",
     "accelerate",
+    "peft",
     "torchjd",
     "torchmetrics",
     "scikit-learn",

@@ -41,7 +41,7 @@ def broken(place: Path) -> bool:
     """Whether the last step left weights that are not finite, though every loss was: no model to audit."""
     from safetensors.torch import load_file
 
-    files = sorted((place / "model").rglob("*.safetensors"))
+    files = sorted(RunDirectory(place).output.rglob("*.safetensors"))
     return any(not bool(torch.isfinite(t).all()) for f in files for t in load_file(f).values())
 
 

@@ -17,13 +17,22 @@ CACHE = "cache"
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """``model/``, ``run.json``, ``metrics.jsonl``, ``README.md`` and ``checkpoints/`` below ``path``."""
+    """``model/`` or ``lora/``, ``run.json``, ``metrics.jsonl``, ``README.md`` and ``checkpoints/`` below ``path``."""
 
     path: Path
 
     @property
     def model(self) -> Path:
         return self.path / "model"
+
+    @property
+    def lora(self) -> Path:
+        return self.path / "lora"
+
+    @property
+    def output(self) -> Path:
+        """What a MODEL argument that names this run reads: model/ where there is one, else lora/."""
+        return self.lora if self.lora.is_dir() and not self.model.is_dir() else self.model
 
     @property
     def record(self) -> Path:
@@ -62,7 +71,7 @@ class RunDirectory:
         """Create the directory and write ``run.json``; ``fresh`` removes what an earlier run left."""
         with writable(self.path):
             if fresh:
-                for old in (self.model, self.checkpoints):
+                for old in (self.model, self.lora, self.checkpoints):
                     shutil.rmtree(old, ignore_errors=True)
                 for file in (self.metrics, self.card, self.record):
                     file.unlink(missing_ok=True)
@@ -90,7 +99,7 @@ def refuse_occupied(place: Path, names: Iterable[str], *, overwrite: bool, what:
 
 
 def read_run(path: str | Path) -> tuple[RunDirectory, dict[str, Any]]:
-    """The run in ``path`` (a run directory or its model/). Raises BadInput when there is none."""
+    """The run in ``path`` (a run directory, or its model/ or lora/). Raises BadInput when there is none."""
     given = Path(path)
     for candidate in (given, given.parent):
         if (candidate / "run.json").is_file():

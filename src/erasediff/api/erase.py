@@ -19,6 +19,7 @@ from erasediff.api.inputs import (
 )
 from erasediff.api.launch import Job, launch
 from erasediff.api.run import Run, check_fields, new_record, with_fields
+from erasediff.api.weights import trained_weights
 from erasediff.data import targets
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, listing
@@ -85,7 +86,7 @@ def erase(
         method={"name": name, "fields": _jsonable(asdict(chosen)), "paper": chosen.PAPER},  # type: ignore[call-overload]
         data={"spec": images.spec, "sha256": images.fingerprint(), "n": len(split.forget) + len(split.retain)},
         **words(adapted, prompt_template, anchor),
-        base_model={"source": str(source) if source else None, "sha256": hashes},
+        **trained_weights(adapted, config, source, hashes),
         plan={
             "forget_samples": len(split.forget),
             "retain_samples": len(split.retain),

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from erasediff import families
+from erasediff.api.directory import read_run
 from erasediff.errors import BadInput, check_one_of, listing
+from erasediff.families import lora
+from erasediff.files import staged_directory
 
-FORMS = ("full", "lora", "single_file", "comfyui")
+COMFYUI_FILE, SINGLE_FILE = "comfyui_lora.safetensors", "model.safetensors"
 
 
 def export(run: str | Path, to: str, output_dir: str | Path, *, overwrite: bool = False) -> Path:
-    """Write the model of ``run`` to ``output_dir`` and return that. Raises BadInput for a form its family lacks."""
+    """Write the model of ``run`` to ``output_dir`` in the form ``to``, and return the directory.
+
+    full: a diffusers pipeline, a LoRA merged into its weights. lora: the LoRA alone, as plain diffusers or peft reads
+    it. comfyui: the LoRA under kohya's names, ``comfyui_lora.safetensors``. single_file: ``model.safetensors``, all
+    weights in the layout of the first publication. Raises BadInput for a form that its family or the run lacks.
+    """
     check_one_of("--to", to, FORMS)
     directory = families.locate(run)
     family = families.family_of(directory)
@@ -20,5 +30,51 @@ def export(run: str | Path, to: str, output_dir: str | Path, *, overwrite: bool 
     place = Path(output_dir)
     if place.exists() and not overwrite:
         raise BadInput(f"output_dir {place} exists already; give another one, or --overwrite")
-    families.load(directory).save(place)
+    FORMS[to](directory, place)
     return place
+
+
+def _full(directory: Path, place: Path) -> None:
+    families.load(directory).save(place)
+
+
+def _lora(directory: Path, place: Path) -> None:
+    adapters = _adapters(directory)
+    with staged_directory(place) as staging:
+        for file in adapters.iterdir():
+            shutil.copyfile(file, staging / file.name)
+
+
+def _comfyui(directory: Path, place: Path) -> None:
+    adapters = _adapters(directory)
+    with staged_directory(place) as staging:
+        lora.write_kohya(adapters, staging / COMFYUI_FILE)
+
+
+def _single_file(directory: Path, place: Path) -> None:
+    write = families.family_of(directory).single_file
+    if write is None:
+        raise BadInput(f"{directory} has no layout as a single file; use --to full")
+    with staged_directory(place) as staging:
+        write(families.load(directory), staging / SINGLE_FILE)
+
+
+def _adapters(directory: Path) -> Path:
+    """The LoRA behind what :func:`families.locate` found: a run may hold the merged model beside it."""
+    try:
+        place = read_run(directory)[0].lora
+    except BadInput:
+        place = directory
+    if not lora.holds_lora(place):
+        raise BadInput(
+            f"{directory} holds whole weights and no LoRA; export it --to full, or erase again with --rank to get one"
+        )
+    return place
+
+
+FORMS: dict[str, Callable[[Path, Path], None]] = {
+    "full": _full,
+    "lora": _lora,
+    "single_file": _single_file,
+    "comfyui": _comfyui,
+}

@@ -38,5 +38,9 @@ def purge(run: str | Path) -> tuple[list[Path], list[str]]:
     write_json(directory.record, {**record, "purged": [p.name for p in removed] + list(record.get("purged", []))})
     source = (record.get("base_model") or {}).get("source")
     notes = [f"the base model still knows the target: {source}"] if source else []
+    if directory.output == directory.lora:
+        notes.append(
+            "this run is a LoRA on it and cannot do without it; `erasediff export RUN --to full` merges the two"
+        )
     notes.append(f"the data itself is not touched: {record.get('data', {}).get('spec')}")
     return removed, notes

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from erasediff.api.directory import RunDirectory
+from erasediff.api.weights import keep
 from erasediff.errors import BadInput, Interrupted, StoppedShort, unknown
 from erasediff.families.base import Model
-from erasediff.files import weight_hashes, write_atomic, write_json
+from erasediff.families.lora import Lora
+from erasediff.files import write_json
 from erasediff.provenance import RUN_SCHEMA, machine, versions
-from erasediff.report.card import model_card
 from erasediff.training.callbacks import Callback, MetricsFile, Progress, Tracker
 from erasediff.training.checkpoint import Checkpoint, find
 from erasediff.training.config import TrainingConfig
@@ -33,7 +34,8 @@ class Run:
     """What ``train`` and ``erase`` return.
 
     ``model`` carries the weights that were saved (the average, where EMA is on); ``history`` has a dictionary a
-    step; ``record`` is the content of run.json; ``directory`` is ``None`` for a run that was kept in memory.
+    step; ``record`` is the content of run.json; ``directory`` is ``None`` for a run that was kept in memory. ``lora``
+    is the LoRA where one was trained; ``model`` has it merged into its weights.
     """
 
     model: Model
@@ -41,6 +43,12 @@ class Run:
     record: dict[str, Any]
     directory: Path | None = None
     stopped_short: bool = field(default=False)
+    lora: Lora | None = None
+
+    @property
+    def output(self) -> Path | None:
+        """model/ or lora/ of the run's directory; ``None`` for a run that was kept in memory."""
+        return RunDirectory(self.directory).output if self.directory is not None else None
 
     @property
     def pipeline(self) -> Any:
@@ -48,13 +56,14 @@ class Run:
         return self.model.pipeline()
 
     def save(self, directory: str | Path) -> Path:
-        """Write model/, run.json and README.md below ``directory``. Raises BadInput where a run is there already."""
+        """Write model/ (or lora/), run.json and README.md below ``directory``.
+
+        Raises BadInput where a run is there already.
+        """
         place = RunDirectory(Path(directory))
         place.claim(overwrite=False, resume=False)
         place.open(self.record, fresh=True)
-        self.model.save(place.model)
-        write_json(place.record, {**self.record, "weights": weight_hashes(place.model)})
-        write_atomic(place.card, model_card(self.record, None))
+        keep(self.model, self.lora, self.record, place)
         return place.path
 
 
@@ -65,7 +74,7 @@ def new_record(kind: str, config: TrainingConfig, **entries: Any) -> dict[str, A
         "kind": kind,
         "status": "running",
         **entries,
-        "training": asdict(config),
+        "training": asdict(config.decided()),
         "seed": config.seed,
         "versions": versions(),
         "machine": {**machine(), "torch_threads": torch.get_num_threads()},
@@ -114,15 +123,13 @@ def complete(
         _raise_short(outcome, place, record, main)
     if session.average is not None:
         session.average.apply()
+    lora = None if session.adapters is None else session.adapters.merge()
     session.model.denoiser.eval().requires_grad_(True)
     if place is not None and main:
-        session.model.save(place.model)
-        record["weights"] = weight_hashes(place.model)
-        write_json(place.record, record)
-        write_atomic(place.card, model_card(record, None))
+        record = keep(session.model, lora, record, place)
     session.context.processes.wait()
     directory = place.path if place is not None else None
-    return Run(session.model, outcome.history, record, directory, outcome.stop.short)
+    return Run(session.model, outcome.history, record, directory, outcome.stop.short, lora)
 
 
 def _ending(session: Session, outcome: Outcome, seconds: float, first: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from erasediff.api.launch import Job, launch
 from erasediff.api.run import Run, new_record, with_fields
 from erasediff.data import sources, targets
 from erasediff.data.sources import ImageData
-from erasediff.errors import listing
+from erasediff.errors import BadInput, listing
 from erasediff.families.architecture import Architecture
 from erasediff.methods.fine_tune import FineTune
 from erasediff.randomness import derived_seed
@@ -47,6 +47,8 @@ def train(
         StoppedShort: the loss became non-finite. Interrupted: SIGINT; the state is saved.
     """
     config = with_fields(training, TRAIN_DEFAULTS, fields)
+    if config.rank is not None:
+        raise BadInput("a LoRA changes a model that is there, and train makes one from nothing; leave out rank")
     architecture = architecture or Architecture()
     images = sources.load(data) if isinstance(data, str) else data
     left_out = [targets.parse(t) if isinstance(t, str) else t for t in exclude]

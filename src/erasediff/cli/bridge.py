@@ -95,7 +95,8 @@ def add_fields(parser: Parser, kind: type, title: str, *, prefix: str = "", defa
         elif parse is bool:
             options |= {"nargs": "?", "const": True}
         default = getattr(shown, field.name)
-        text = f"{said.get(field.name, '')} (default: {default})".strip().replace("%", "%%")
+        names = f" Names: {', '.join(field.metadata['names'])}." if "names" in field.metadata else ""
+        text = f"{said.get(field.name, '')}{names} (default: {default})".strip().replace("%", "%%")
         group.add_argument(f"--{prefix}{field.name}", metavar=field.name.split("_")[-1].upper(), help=text, **options)
 
 

@@ -80,5 +80,5 @@ def main(argv: Sequence[str]) -> int:
     if run.record["status"] == "planned":
         print(json.dumps(run.record, indent=2, default=str))
         return 0
-    print(f"{run.record['steps']} steps, {run.record['stopped']['detail']}; model in {run.directory}/model")
+    print(f"{run.record['steps']} steps, {run.record['stopped']['detail']}; model in {run.output}")
     return 4 if run.stopped_short else 0

@@ -11,7 +11,12 @@ from erasediff.cli.common import GIVEN, add_output, parse
 def main(argv: Sequence[str]) -> int:
     made = Parser(prog="erasediff export", description="Write a run's model in another form.")
     made.add_argument("run", metavar="RUN", nargs="?", default=GIVEN, help="a run directory")
-    made.add_argument("--to", metavar="FORM", default=GIVEN, help="full (a plain diffusers pipeline)")
+    made.add_argument(
+        "--to",
+        metavar="FORM",
+        default=GIVEN,
+        help="full (a diffusers pipeline), lora, comfyui (a LoRA for ComfyUI) or single_file (all weights in one)",
+    )
     add_output(made)
     given = parse(made, argv, {}, ["run", "to", "output_dir"])
 

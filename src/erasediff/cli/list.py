@@ -43,6 +43,7 @@ def families() -> list[Row]:
             "pipelines": list(family.pipelines),
             "targets": list(family.targets),
             "predictions": list(family.predictions),
+            "exports": list(family.exports),
         }
         for name, family in FAMILIES.items()
     ]

@@ -43,5 +43,5 @@ def main(argv: Sequence[str]) -> int:
     from erasediff.api.train import train
 
     run = train(architecture=architecture, **rest, **fields)
-    print(f"{run.record['steps']} steps, {run.record['stopped']['detail']}; model in {run.directory}/model")
+    print(f"{run.record['steps']} steps, {run.record['stopped']['detail']}; model in {run.output}")
     return 4 if run.stopped_short else 0

@@ -28,7 +28,8 @@ FAMILIES = Registry(
 class Family:
     """What ``erasediff list families`` says of a family, and which pipeline classes it reads.
 
-    ``module`` is imported only when a model of the family is loaded; it has ``load(directory) -> Model``.
+    ``load`` and ``adopt`` import what they need when they are called. ``single_file`` writes a model to one file in
+    the layout in which it was first published.
     """
 
     name: str
@@ -39,13 +40,14 @@ class Family:
     exports: tuple[str, ...]
     load: Callable[[Path], Any]
     adopt: Callable[[Any], Any]
+    single_file: Callable[..., None] | None = None
 
 
-def _later(module: str, verb: str) -> Callable[[Any], Any]:
+def _later(module: str, verb: str) -> Callable[..., Any]:
     """A function of ``erasediff.families.<module>`` that imports it, and with it diffusers, only when it is called."""
 
-    def call(given: Any) -> Any:
-        return getattr(import_module(f"erasediff.families.{module}"), verb)(given)
+    def call(*given: Any) -> Any:
+        return getattr(import_module(f"erasediff.families.{module}"), verb)(*given)
 
     return call
 
@@ -56,7 +58,7 @@ UNET2D = Family(
     pipelines=("DDPMPipeline", "DDIMPipeline", "ClassConditionalDDPMPipeline"),
     targets=("class", "samples"),
     predictions=("epsilon", "v_prediction", "sample"),
-    exports=("full",),
+    exports=("full", "lora"),
     load=_later("unet2d", "load"),
     adopt=_later("unet2d", "adopt"),
 )
@@ -68,7 +70,7 @@ DIT = Family(
     pipelines=("DiTPipeline",),
     targets=("class", "samples"),
     predictions=("epsilon",),
-    exports=("full",),
+    exports=("full", "lora"),
     load=_later("dit", "load"),
     adopt=_later("dit", "adopt"),
 )
@@ -80,9 +82,10 @@ STABLE_DIFFUSION = Family(
     pipelines=("StableDiffusionPipeline",),
     targets=("class", "samples", "concept"),
     predictions=("epsilon", "v_prediction"),
-    exports=("full",),
+    exports=("full", "lora", "single_file", "comfyui"),
     load=_later("stable_diffusion", "load"),
     adopt=_later("stable_diffusion", "adopt"),
+    single_file=_later("single_file", "write"),
 )
 
 
@@ -105,30 +108,61 @@ def _snapshot(hub_id: str) -> Path:
     return Path(found)
 
 
-def locate(source: str | Path) -> Path:
-    """The pipeline directory behind a MODEL argument: itself, ``model/`` of a run directory, or a Hub id's snapshot.
+INDEX = "model_index.json"
+PICKLES = ("ckpt", "bin", "pt", "pth", "pkl")
 
-    A Hub id is ``owner/name`` or ``owner/name@revision``; a path of that form that exists is the path.
+
+def _refuse_file(path: Path) -> BadInput:
+    """The refusal of a single file, with the command that makes a directory of it."""
+    command = (
+        f"python -c \"from diffusers import StableDiffusionPipeline as P; P.from_single_file('{path}')"
+        ".save_pretrained('model')\""
+    )
+    if path.suffix.lstrip(".").lower() in PICKLES:
+        return BadInput(
+            f"{path} is a pickle, which can run code when it is read, and is never read here; if you trust where it "
+            f"comes from, convert it where that may happen: {command}"
+        )
+    return BadInput(
+        f"{path} is a single file, which does not say how its model is built; make a pipeline directory of it "
+        f"(diffusers fetches the configuration from the Hub, or takes config=DIR): {command}"
+    )
+
+
+def locate(source: str | Path) -> Path:
+    """What holds the weights behind a MODEL argument: a pipeline directory, or the ``lora/`` of a run.
+
+    That is the argument itself, ``model/`` or ``lora/`` of a run directory, or a Hub id's snapshot. A Hub id is
+    ``owner/name`` or ``owner/name@revision``; a path of that form that exists is the path.
     Raises BadInput for what does not exist or holds no pipeline.
     """
+    from erasediff.families.lora import holds_lora
+
     path = Path(source)
     if not path.exists() and HUB_ID.fullmatch(str(source)):
         path = _snapshot(str(source))
     if path.is_file():
-        raise BadInput(f"{path} is a single file; family unet2d needs a pipeline directory with its configuration")
+        raise _refuse_file(path)
     if not path.exists():
         raise BadInput(
             f"model {str(source)!r} does not exist; give a diffusers pipeline directory, a run directory or a Hub id"
         )
     for candidate in (path, path / "model"):
-        if (candidate / "model_index.json").is_file():
+        if (candidate / INDEX).is_file():
             return candidate
-    raise BadInput(f"{path} is no diffusers pipeline (no model_index.json) and no run directory (no model/)")
+    for candidate in (path, path / "lora"):
+        if holds_lora(candidate):
+            return candidate
+    raise BadInput(f"{path} is no diffusers pipeline (no model_index.json) and no run directory (no model/, no lora/)")
 
 
 def family_of(directory: Path) -> Family:
-    """The family that reads this pipeline directory, by the ``_class_name`` of its model_index.json."""
-    index = read_json(directory / "model_index.json")
+    """The family that reads this directory: by the ``_class_name`` of its model_index.json, or of a LoRA's base."""
+    from erasediff.families import adapted
+
+    if not (directory / INDEX).is_file():
+        return family_of(adapted.base_of(directory))
+    index = read_json(directory / INDEX)
     name = index.get("_class_name") if isinstance(index, dict) else None
     name = name[-1] if isinstance(name, list) else name
     known = {p: family for family in FAMILIES.values() for p in family.pipelines}
@@ -138,9 +172,11 @@ def family_of(directory: Path) -> Family:
 
 
 def load(source: str | Path) -> Any:
-    """Load the model behind a MODEL argument. Code found in a model directory is never executed."""
+    """Load the model behind a MODEL argument, a LoRA merged into its base. Code found in it is never executed."""
+    from erasediff.families import adapted
+
     directory = locate(source)
-    return family_of(directory).load(directory)
+    return family_of(directory).load(directory) if (directory / INDEX).is_file() else adapted.load(directory)
 
 
 def adopt(pipeline: Any) -> Any:
@@ -149,4 +185,10 @@ def adopt(pipeline: Any) -> Any:
     name = type(pipeline).__name__
     if name not in known:
         raise BadInput(f"a {name} is no pipeline that a family reads; read are: {listing(sorted(known))}, or a path")
+    for part, module in pipeline.components.items():
+        if any(".base_layer." in key for key, _ in getattr(module, "named_parameters", dict)()):
+            raise BadInput(
+                f"a LoRA is attached to {part} of the pipeline; call fuse_lora() and then unload_lora_weights() first, "
+                "or peft's merge_and_unload()"
+            )
     return known[name].adopt(pipeline)

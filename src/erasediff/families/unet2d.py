@@ -101,10 +101,15 @@ def load(directory: Path) -> UNet2D:
                 f"{directory} is not a complete UNet2DModel pipeline: {needed.relative_to(directory)} is missing"
             )
     try:
-        unet = UNet2DModel.from_pretrained(unet_dir, use_safetensors=True, low_cpu_mem_usage=False)
+        unet, info = UNet2DModel.from_pretrained(
+            unet_dir, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
+        )
         scheduler = DDPMScheduler.from_pretrained(scheduler_dir)
     except (OSError, ValueError, RuntimeError, json.JSONDecodeError) as error:
         raise BadInput(f"{directory} cannot be read as a UNet2DModel pipeline: {_first_line(error)}") from error
+    # diffusers draws what the file lacks at random, and only logs that it did.
+    if info["missing_keys"]:
+        raise BadInput(f"{unet_dir / WEIGHTS} lacks weights of a UNet2DModel: {sorted(info['missing_keys'])[0]}, ...")
     broken = [n for n, p in unet.named_parameters() if not bool(torch.isfinite(p).all())]
     if broken:
         raise BadInput(f"{directory} holds weights that are not finite (NaN or infinity), first in {broken[0]}")

@@ -27,6 +27,27 @@ Where `model/` holds a `pipeline.py` of its own (a pipeline that diffusers does 
 `custom_pipeline="model", trust_remote_code=True`.
 """
 
+LORA = """## Load it
+
+Plain diffusers; erasediff is not needed. `lora/` is a LoRA: what is to be added to the base model named above.
+
+```python
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained("BASE")
+pipe.load_lora_weights("lora", adapter_name="erased")
+pipe.set_adapters("erased", 1.0)
+```
+
+A pipeline without `load_lora_weights` (DDPM, DiT) takes it through peft:
+`pipe.unet = PeftModel.from_pretrained(pipe.unet, "lora").merge_and_unload()`, or `pipe.transformer` likewise.
+
+The base model is unchanged: whoever takes the LoRA off, or its strength down, has what was erased again.
+`erasediff export RUN --to full` writes weights into which it is merged.
+"""
+
+BESIDE = "`lora/` is the same change as a LoRA, to be added to the model that this one was made from.\n"
+
 LIMITS = (
     "Erasing is a change of weights, not a proof. That a model no longer draws something when asked does not show that "
     "nothing of it is left: fine-tuning, optimised prompts and membership attacks may still find it.",
@@ -53,7 +74,7 @@ def model_card(run: Mapping[str, Any], result: AuditResult | None) -> str:
         parts.append(_findings(result))
     elif erased:
         parts.append("## What was measured\n\nNothing yet. `erasediff audit` measures what was forgotten and kept.")
-    parts.append(LOADING.strip())
+    parts.append(_loading(run).strip())
     if erased:
         parts.append("## Limits\n\n" + "\n".join(f"- {limit}" for limit in LIMITS))
     if works := _works(run, erased):
@@ -92,6 +113,14 @@ def _opening(erased: bool, target: str) -> str:
             "one is compared."
         )
     return "Trained from scratch with erasediff."
+
+
+def _loading(run: Mapping[str, Any]) -> str:
+    base = run.get("base_model")
+    apart = isinstance(base, Mapping) and base.get("source")
+    if not run.get("lora"):
+        return LOADING
+    return LORA if apart else f"{LOADING}\n{BESIDE}"
 
 
 def _findings(result: AuditResult) -> str:

@@ -25,6 +25,7 @@ _ELSEWHERE = {"command", "models", "versions", "machine", "classifier", "model_h
 def making(run: Mapping[str, Any]) -> Facts:
     """What ``run.json`` says about how the model came to be: method, data, steps, cost."""
     method, data, cost = (_mapping(run.get(key)) for key in ("method", "data", "cost"))
+    lora = _mapping(run.get("lora"))
     base, stopped = _mapping(run.get("base_model")), _mapping(run.get("stopped"))
     target = run.get("target")
     known: dict[str, Any] = {
@@ -32,6 +33,7 @@ def making(run: Mapping[str, Any]) -> Facts:
         "Method": method.get("name") or (run.get("method") if isinstance(run.get("method"), str) else None),
         "Paper": method.get("paper"),
         "Settings": plain(method.get("fields")),
+        "LoRA": plain({k: lora[k] for k in ("rank", "alpha") if k in lora}),
         "Base model": base.get("id") or base.get("source") or run.get("base_model_id"),
         "Data": data.get("spec"),
         "Samples": count(data["n"]) if isinstance(data.get("n"), int) else None,

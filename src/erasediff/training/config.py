@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from erasediff.errors import BadInput, check_one_of
+from erasediff.training.parameters import AUTO, SETS
 
 PRECISIONS = ("no", "bf16", "fp16")
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
@@ -30,7 +32,11 @@ class TrainingConfig:
         ema_decay: its decay at the most; it is capped by the number of steps done.
         mixed_precision: no, bf16 or fp16; master weights and inner products stay fp32.
         seed: seed of everything random.
-        parameters: which weights are trained: full, attention, no_attention, or a glob of parameter names.
+        parameters: which weights are trained: a named set, or globs of module paths with commas between them; auto is
+            full, and the attention layers with a rank.
+        rank: train a LoRA of this rank on the layers that parameters means, and leave the weights themselves alone:
+            Linear layers of a named set, Conv2d layers too where a glob names them.
+        lora_alpha: the LoRA's scale is this divided by the rank; by default it is the rank.
         checkpointing_steps: a checkpoint every so many steps; 0 for none but the one an interrupt writes.
         checkpoints_total_limit: the newest checkpoints that are kept.
         slack_tolerance: stop when the moving average of the slack is at most this share of the first step's slack.
@@ -56,7 +62,9 @@ class TrainingConfig:
     ema_decay: float = 0.999
     mixed_precision: str = "no"
     seed: int = 0
-    parameters: str = "full"
+    parameters: str = field(default=AUTO, metadata={"names": tuple(SETS)})
+    rank: int | None = None
+    lora_alpha: float | None = None
     checkpointing_steps: int = 500
     checkpoints_total_limit: int = 2
     slack_tolerance: float | None = None
@@ -73,7 +81,11 @@ class TrainingConfig:
         for name in ("max_grad_norm", "lr_warmup_steps", "adam_weight_decay", "checkpointing_steps", "seed"):
             if getattr(self, name) < 0:
                 raise BadInput(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("learning_rate", "adam_epsilon", "slack_tolerance", "retain_budget"):
+        if self.rank is not None and self.rank < 1:
+            raise BadInput(f"rank must be at least 1, got {self.rank}; leave it out to train the weights themselves")
+        if self.lora_alpha is not None and self.rank is None:
+            raise BadInput("lora_alpha is the scale of a LoRA, and none is trained; give a rank as well")
+        for name in ("learning_rate", "adam_epsilon", "slack_tolerance", "retain_budget", "lora_alpha"):
             if (given := getattr(self, name)) is not None and not given > 0:
                 raise BadInput(f"{name} must be above 0, got {given}")
         for name in ("adam_beta1", "adam_beta2", "ema_decay"):
@@ -81,6 +93,12 @@ class TrainingConfig:
                 raise BadInput(f"{name} must lie in [0, 1), got {getattr(self, name)}")
         for name, allowed in (("mixed_precision", PRECISIONS), ("lr_scheduler", SCHEDULES)):
             check_one_of(name, getattr(self, name), allowed)
+
+    def decided(self) -> Self:
+        """The same with ``auto`` decided: what goes into the record."""
+        if self.parameters != AUTO:
+            return self
+        return replace(self, parameters="full" if self.rank is None else "attention")
 
 
 # Large steps and few: the retain objective of the default method has little variance (docs/defaults.md).

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from erasediff.methods.base import JointObjective, Objective, Term
 from erasediff.randomness import derived_seed, generator
 from erasediff.solver.adam import Moments
 from erasediff.solver.gram import Gradients
+from erasediff.training.lora import Adapters, SwitchedOff
 from erasediff.training.processes import Processes
 
 BACKWARD = 2  # in forwards
@@ -49,6 +51,7 @@ class Context:
         channels_last: bool = False,
         sample_latents: bool = False,
         optimizer: torch.optim.Optimizer | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
         self.model, self.trained, self.processes = model, list(trained.values()), processes
         self.seed, self.micro_batch, self.step = seed, micro_batch, 0
@@ -61,8 +64,11 @@ class Context:
         self.spent = 0.0
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=mixed_precision == "fp16")
         model.denoiser.train(dropout)
-        # theta_0 is copied before anyone can step; it never needs a graph.
-        self.teacher = copy.deepcopy(model.denoiser).requires_grad_(False) if frozen else None
+        # theta_0 is copied before anyone can step; it never needs a graph. Under a LoRA it need not be copied.
+        self.teacher: Any = None
+        if frozen:
+            switched = adapters and SwitchedOff(adapters)
+            self.teacher = switched or copy.deepcopy(model.denoiser).requires_grad_(False)
         self.student = processes.distributed(model.denoiser)
 
     def begin(self, step: int) -> None:

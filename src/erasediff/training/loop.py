@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from erasediff.data.pairs import Pairs
+from erasediff.errors import BadInput
 from erasediff.families.base import Model
 from erasediff.methods.base import Direction, GradientMethod, State
 from erasediff.training.checkpoint import Checkpoint, load_optimizer, optimizer_tensors
 from erasediff.training.config import TrainingConfig
 from erasediff.training.context import Context
 from erasediff.training.ema import Average
+from erasediff.training.lora import Adapters, attach
 from erasediff.training.parameters import select
 from erasediff.training.processes import Processes
 from erasediff.training.schedule import learning_rate
@@ -47,6 +49,7 @@ class Session:
     state: State
     preparation_seconds: float = 0.0
     step: int = 0
+    adapters: Adapters | None = None
     started: float = field(default_factory=time.perf_counter)
 
 
@@ -62,7 +65,8 @@ def start(
 ) -> Session:
     """Set up a run of ``method`` on ``model``, at its beginning or where ``checkpoint`` left it.
 
-    ``model`` must carry theta_0 (the base weights) in either case: the frozen model is copied from it.
+    ``model`` must carry theta_0 (the base weights) in either case: the frozen model is copied from it, or with a rank
+    is it without the adapters that are attached to it here.
     """
     processes = processes or Processes.start()
     denoiser = model.denoiser.to(processes.device)
@@ -70,7 +74,8 @@ def start(
         denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
-    trained = select(denoiser, config.parameters)
+    adapters = None if config.rank is None else attach(denoiser, config)
+    trained = select(denoiser, config.decided().parameters) if adapters is None else adapters.trained
     optimizer = _optimizer(trained, config)
     context = Context(
         model,
@@ -84,6 +89,7 @@ def start(
         channels_last=config.channels_last,
         sample_latents=config.sample_latents,
         optimizer=optimizer,
+        adapters=adapters,
     )
     average = Average(trained, config.ema_decay) if config.use_ema else None
     stopping = Stopping.of(config)
@@ -104,6 +110,7 @@ def start(
         stopping,
         state,
         preparation_seconds=time.perf_counter() - began,
+        adapters=adapters,
     )
     if checkpoint is not None:
         _restore(session, checkpoint)
@@ -167,8 +174,9 @@ def _apply(session: Session, direction: Direction) -> Tensor:
 
 def snapshot(session: Session) -> Checkpoint:
     """The state of a run, to be written."""
+    whole = session.adapters is None
     tensors = {
-        "model": dict(session.model.denoiser.state_dict()),
+        "model": dict(session.model.denoiser.state_dict() if whole else session.trained),
         "optimizer": optimizer_tensors(session.optimizer, session.trained),
         "method": dict(session.state),
     }
@@ -179,7 +187,11 @@ def snapshot(session: Session) -> Checkpoint:
 
 
 def _restore(session: Session, checkpoint: Checkpoint) -> None:
-    session.model.denoiser.load_state_dict(checkpoint.tensors["model"])
+    weights = checkpoint.tensors["model"]
+    if session.adapters is not None and weights.keys() != session.trained.keys():
+        raise BadInput("the checkpoint holds other weights than the LoRA of this run; give one of the same run")
+    # What a LoRA's checkpoint lacks is the base, which the run began with.
+    session.model.denoiser.load_state_dict(weights, strict=session.adapters is None)
     load_optimizer(session.optimizer, session.trained, checkpoint.tensors["optimizer"])
     if session.average is not None:
         session.average.load(checkpoint.tensors["ema"], checkpoint.step)

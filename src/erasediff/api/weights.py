@@ -1,0 +1,51 @@
+"""Which weights a run trains, and what it leaves of them in its directory: a whole model, or a LoRA and its base."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from erasediff.api.directory import RunDirectory
+from erasediff.families import lora
+from erasediff.families.base import Model
+from erasediff.families.lora import Lora
+from erasediff.files import weight_hashes, write_atomic, write_json
+from erasediff.report.card import model_card
+from erasediff.training.config import TrainingConfig
+from erasediff.training.lora import planned
+from erasediff.training.parameters import named
+
+
+def trained_weights(
+    model: Model, config: TrainingConfig, source: Path | None, hashes: dict[str, str] | None
+) -> dict[str, Any]:
+    """What run.json says of the base model and of the LoRA, where one is trained.
+
+    Raises BadInput where the weights that ``config`` names are not there, or do not take a LoRA of its rank.
+    """
+    base = {"source": str(source) if source else None, "sha256": hashes}
+    if config.rank is None:
+        named(model.denoiser, config.decided().parameters)
+        return {"base_model": base}
+    # The base is read again with every use of the LoRA, from wherever that is.
+    absolute = {"source": str(source.absolute())} if source else {}
+    return {"base_model": {**base, **absolute}, "lora": planned(model.denoiser, config)}
+
+
+def keep(model: Model, adapters: Lora | None, record: dict[str, Any], place: RunDirectory) -> dict[str, Any]:
+    """Write model/ or lora/, run.json and README.md below ``place``; returns what run.json then says.
+
+    A LoRA whose base came from no path is written with model/ beside it, with which it is merged.
+    """
+    source = (record.get("base_model") or {}).get("source")
+    if adapters is not None:
+        lora.write(adapters, model.pipeline(), place.lora)
+        said = {"base": os.path.relpath(source, place.path)} if source else {}
+        record = {**record, "lora": {**record["lora"], **said}}
+    if adapters is None or not source:
+        model.save(place.model)
+    record = {**record, "weights": weight_hashes(place.output)}
+    write_json(place.record, record)
+    write_atomic(place.card, model_card(record, None))
+    return record
