@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,14 +13,14 @@ from erasediff.families.worded import Part
 from erasediff.families.words import CLIP_FILES, LIBRARY, T5_FILES
 
 
-def weights(kind: Any, *, optional: bool = False) -> Part:
+def weights(kind: Any) -> Part:
     """A module of diffusers."""
-    return Part(partial(read_part, kind=kind), optional)
+    return Part(partial(read_part, kind=kind))
 
 
-def encoder(kind: Any, *, optional: bool = False) -> Part:
+def encoder(kind: Any) -> Part:
     """A module of transformers."""
-    return Part(partial(read_part, kind=kind, stem=TRANSFORMERS), optional)
+    return Part(partial(read_part, kind=kind, stem=TRANSFORMERS))
 
 
 UNET, VAE = weights(UNet2DConditionModel), weights(AutoencoderKL)
@@ -27,3 +28,8 @@ CLIP_TEXT, CLIP_PROJECTED = encoder(LIBRARY.CLIPTextModel), encoder(LIBRARY.CLIP
 CLIP_WORDS = Part(partial(read_tokenizer, kind=LIBRARY.CLIPTokenizer, files=CLIP_FILES))
 T5_TEXT = encoder(LIBRARY.T5EncoderModel)
 T5_WORDS = Part(partial(read_tokenizer, kind=LIBRARY.T5TokenizerFast, files=T5_FILES))
+
+
+def optional(part: Part) -> Part:
+    """The same part, where a pipeline may do without it."""
+    return replace(part, optional=True)

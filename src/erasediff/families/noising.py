@@ -131,6 +131,10 @@ class Noising(Viewed):
         signal, sigma = share.sqrt(), (1 - share).sqrt()
         return Noisy(x_0, noise, t, signal * x_0 + sigma * noise, signal, sigma)
 
+    def timesteps(self, t: Tensor) -> Tensor:
+        """The timesteps [B] that the denoiser takes: the steps themselves."""
+        return t
+
 
 @dataclass
 class FlowNoising(Viewed):
@@ -183,7 +187,7 @@ class FlowNoising(Viewed):
         return Noisy(x_0, noise, t, (1 - sigma) * x_0 + sigma * noise, 1 - sigma, sigma)
 
     def timesteps(self, t: Tensor) -> Tensor:
-        """The timesteps [B] that the transformer takes: sigma times ``num_train_timesteps``, in float32."""
+        """The timesteps [B] that the denoiser takes: sigma times ``num_train_timesteps``, in float32."""
         return t if t.is_floating_point() else self._sigma(t, t) * len(self.sigmas)
 
     def _sigma(self, t: Tensor, like: Tensor) -> Tensor:

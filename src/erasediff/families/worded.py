@@ -85,8 +85,12 @@ class Worded:
 
     def limits(self) -> dict[str, int]:
         """The longest prompt that is read, in tokens with start and end, by the name of the tokenizer."""
-        found = {name: self.parts[name] for name, _ in self.ENCODERS}
-        return {name: words.model_max_length for name, words in found.items() if words is not None}
+        own = {words: self.parts[words].model_max_length for words, encoder in self.ENCODERS if self.parts[encoder]}
+        return {words: min(limit, self.longest().get(words, limit)) for words, limit in own.items()}
+
+    def longest(self) -> dict[str, int]:
+        """How many tokens a pipeline asks for where that is less than a tokenizer makes, by the tokenizer's name."""
+        return {}
 
     def embedded(self, pipeline: Any, prompt: str) -> dict[str, Tensor]:
         """What the text encoders say of a prompt, by the name under which it is asked: tensors [1, ...]."""
