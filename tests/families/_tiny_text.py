@@ -4,10 +4,31 @@ import string
 from inspect import signature
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 LENGTH = 16
+T5_LENGTH = 24
 MERGES = [("c", "a"), ("ca", "t</w>"), ("d", "o"), ("do", "g</w>")]
 
 
@@ -19,10 +40,25 @@ def tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=MERGES, model_max_length=LENGTH)
 
 
-def text_encoder(words: CLIPTokenizer) -> CLIPTextModel:
+def t5_tokenizer() -> T5TokenizerFast:
+    """T5's own tokenizer over the same letters and the same two words; at most 24 tokens a prompt."""
+    signs = [*string.ascii_lowercase, *string.digits, *".,-'!"]
+    pieces = [(f"\u2581{word}", -1.0) for word in ("cat", "dog")]
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
+    words = [*special, *((sign, -3.0) for sign in signs), *pieces]
+    return T5TokenizerFast(vocab=words, extra_ids=0, model_max_length=T5_LENGTH)
+
+
+def t5_encoder(words: T5TokenizerFast) -> T5EncoderModel:
+    config = T5Config(vocab_size=len(words), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=4)
+    return T5EncoderModel(config)
+
+
+def text_encoder(words: CLIPTokenizer, kind=CLIPTextModel, width: int = 32) -> CLIPTextModel:
     config = CLIPTextConfig(
         vocab_size=len(words),
-        hidden_size=32,
+        hidden_size=width,
+        projection_dim=width,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
@@ -31,14 +67,14 @@ def text_encoder(words: CLIPTokenizer) -> CLIPTextModel:
         eos_token_id=words.eos_token_id,
         pad_token_id=words.pad_token_id,
     )
-    encoder = CLIPTextModel(config)
+    encoder = kind(config)
     with torch.no_grad():
         # As drawn, all prompts say almost the same.
         encoder.get_input_embeddings().weight.normal_()
     return encoder
 
 
-def unet() -> UNet2DConditionModel:
+def unet(**options) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=4,
@@ -47,13 +83,13 @@ def unet() -> UNet2DConditionModel:
         block_out_channels=(32, 64),
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=32,
         attention_head_dim=8,
         norm_num_groups=8,
+        **{"cross_attention_dim": 32, **options},
     )
 
 
-def vae() -> AutoencoderKL:
+def vae(**options) -> AutoencoderKL:
     return AutoencoderKL(
         block_out_channels=(32, 64),
         down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
@@ -61,6 +97,7 @@ def vae() -> AutoencoderKL:
         latent_channels=4,
         norm_num_groups=8,
         sample_size=16,
+        **options,
     )
 
 
@@ -85,4 +122,88 @@ def stable_diffusion(prediction_type: str = "epsilon", seed: int = 0) -> StableD
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
+    )
+
+
+def stable_diffusion_xl(seed: int = 0, **options) -> StableDiffusionXLPipeline:
+    """A StableDiffusionXLPipeline for 16 x 16 colour images, with two encoders 32 and 16 wide."""
+    words = tokenizer()
+    sizes = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts = {
+            "unet": unet(cross_attention_dim=48, projection_class_embeddings_input_dim=40, **sizes).eval(),
+            "vae": vae().eval(),
+            "text_encoder": text_encoder(words).eval(),
+            "text_encoder_2": text_encoder(words, CLIPTextModelWithProjection, 16).eval(),
+        }
+    return StableDiffusionXLPipeline(
+        **parts,
+        tokenizer=words,
+        tokenizer_2=tokenizer(),
+        scheduler=scheduler(EulerDiscreteScheduler, timestep_spacing="leading"),
+        **options,
+    )
+
+
+def stable_diffusion_3(seed: int = 0, t5: bool = True, **shifted) -> StableDiffusion3Pipeline:
+    """A StableDiffusion3Pipeline for 16 x 16 colour images, with or without its T5."""
+    words, long = tokenizer(), t5_tokenizer() if t5 else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = SD3Transformer2DModel(
+            sample_size=8,
+            patch_size=2,
+            in_channels=4,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=4,
+            joint_attention_dim=32,
+            caption_projection_dim=32,
+            pooled_projection_dim=32,
+            pos_embed_max_size=8,
+        )
+        parts = {
+            "transformer": transformer.eval(),
+            "vae": vae(scaling_factor=1.5, shift_factor=0.06).eval(),
+            "text_encoder": text_encoder(words, CLIPTextModelWithProjection, 16).eval(),
+            "text_encoder_2": text_encoder(words, CLIPTextModelWithProjection, 16).eval(),
+            "text_encoder_3": t5_encoder(long).eval() if t5 else None,
+        }
+    return StableDiffusion3Pipeline(
+        **parts,
+        tokenizer=words,
+        tokenizer_2=tokenizer(),
+        tokenizer_3=long,
+        scheduler=FlowMatchEulerDiscreteScheduler(**(shifted or {"shift": 3.0})),
+    )
+
+
+def flux(seed: int = 0, guidance_embeds: bool = True, **shifted) -> FluxPipeline:
+    """A FluxPipeline for 16 x 16 colour images, guidance-distilled (dev) or not (schnell)."""
+    words, long = tokenizer(), t5_tokenizer()
+    dynamic = {"use_dynamic_shifting": True, "shift": 3.0, "base_image_seq_len": 4, "max_image_seq_len": 32}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = FluxTransformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            pooled_projection_dim=32,
+            guidance_embeds=guidance_embeds,
+            axes_dims_rope=(4, 4, 8),
+        )
+        transformer.register_to_config(_sample_size=8)
+        parts = {
+            "transformer": transformer.eval(),
+            "vae": vae(scaling_factor=0.4, shift_factor=0.1).eval(),
+            "text_encoder": text_encoder(words).eval(),
+            "text_encoder_2": t5_encoder(long).eval(),
+        }
+    return FluxPipeline(
+        **parts, tokenizer=words, tokenizer_2=long, scheduler=FlowMatchEulerDiscreteScheduler(**(shifted or dynamic))
     )

@@ -48,9 +48,11 @@ class Subject:
     def fingerprint(self) -> str:
         """A hash of all that the model's answers depend on."""
         noising = self.model.noising
-        table = getattr(noising, "alphas_cumprod", torch.empty(0))
         scheduler = key_of(
-            noising.prediction_type, table.double().sum().item(), repr(self.model.conditions), self.model.class_names
+            noising.prediction_type,
+            noising.table.double().sum().item(),
+            repr(self.model.conditions),
+            self.model.class_names,
         )
         # What an autoencoder makes of one image stands for its weights.
         device = next(self.model.denoiser.parameters()).device

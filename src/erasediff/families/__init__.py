@@ -20,6 +20,9 @@ FAMILIES = Registry(
         "unet2d": "erasediff.families:UNET2D",
         "dit": "erasediff.families:DIT",
         "stable_diffusion": "erasediff.families:STABLE_DIFFUSION",
+        "stable_diffusion_xl": "erasediff.families:STABLE_DIFFUSION_XL",
+        "stable_diffusion_3": "erasediff.families:STABLE_DIFFUSION_3",
+        "flux": "erasediff.families:FLUX",
     },
 )
 
@@ -28,8 +31,9 @@ FAMILIES = Registry(
 class Family:
     """What ``erasediff list families`` says of a family, and which pipeline classes it reads.
 
-    ``load`` and ``adopt`` import what they need when they are called. ``single_file`` writes a model to one file in
-    the layout in which it was first published.
+    ``load(directory) -> Model`` and ``adopt(pipeline) -> Model`` import their module only when they are called.
+    ``needs``: the optional extras that this takes. ``single_file`` writes a model to one file in the layout in which it
+    was first published.
     """
 
     name: str
@@ -38,6 +42,7 @@ class Family:
     targets: tuple[str, ...]
     predictions: tuple[str, ...]
     exports: tuple[str, ...]
+    needs: tuple[str, ...] = ()
     load: Callable[[Path], Any]
     adopt: Callable[[Any], Any]
     single_file: Callable[..., None] | None = None
@@ -83,9 +88,49 @@ STABLE_DIFFUSION = Family(
     targets=("class", "samples", "concept"),
     predictions=("epsilon", "v_prediction"),
     exports=("full", "lora", "single_file", "comfyui"),
+    needs=("text",),
     load=_later("stable_diffusion", "load"),
     adopt=_later("stable_diffusion", "adopt"),
     single_file=_later("single_file", "write"),
+)
+
+
+STABLE_DIFFUSION_XL = Family(
+    name="stable_diffusion_xl",
+    summary="UNet2DConditionModel in latent space, asked in words through two encoders (Stable Diffusion XL)",
+    pipelines=("StableDiffusionXLPipeline",),
+    targets=("class", "samples", "concept"),
+    predictions=("epsilon", "v_prediction"),
+    exports=("full",),
+    needs=("text",),
+    load=_later("stable_diffusion_xl", "load"),
+    adopt=_later("stable_diffusion_xl", "adopt"),
+)
+
+
+STABLE_DIFFUSION_3 = Family(
+    name="stable_diffusion_3",
+    summary="SD3Transformer2DModel in latent space, asked in words (Stable Diffusion 3 and 3.5)",
+    pipelines=("StableDiffusion3Pipeline",),
+    targets=("class", "samples", "concept"),
+    predictions=("flow",),
+    exports=("full",),
+    needs=("text",),
+    load=_later("stable_diffusion_3", "load"),
+    adopt=_later("stable_diffusion_3", "adopt"),
+)
+
+
+FLUX = Family(
+    name="flux",
+    summary="FluxTransformer2DModel in packed latents, asked in words, guidance-distilled or not (FLUX.1)",
+    pipelines=("FluxPipeline",),
+    targets=("class", "samples", "concept"),
+    predictions=("flow",),
+    exports=("full",),
+    needs=("text",),
+    load=_later("flux", "load"),
+    adopt=_later("flux", "adopt"),
 )
 
 

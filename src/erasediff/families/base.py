@@ -22,7 +22,9 @@ Condition = Tensor | None
 class Noisy:
     """A noised batch: ``x_t = signal * x_0 + sigma * noise``, with the coefficients of each sample.
 
-    ``x_0``, ``noise``, ``x_t``: [B, C, H, W]; ``t``: [B] integers; ``signal``, ``sigma``: [B, 1, 1, 1] in [0, 1].
+    ``x_0``, ``noise``, ``x_t``: [B, C, H, W]; ``t``: [B] integers, or a flow sampler's floating timesteps;
+    ``signal``, ``sigma``: [B, 1, 1, 1] in [0, 1], where ``signal^2 + sigma^2 = 1`` or,
+    in flow matching, ``signal + sigma = 1``.
     """
 
     x_0: Tensor
@@ -107,11 +109,16 @@ class NoisingProtocol(Protocol):
     """One face for diffusers' schedulers (see ``noising.py``)."""
 
     prediction_type: str
-    num_train_timesteps: int
 
+    @property
+    def num_train_timesteps(self) -> int: ...
+    @property
+    def table(self) -> Tensor: ...
     def noised(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Noisy: ...
+    def timesteps(self, t: Tensor) -> Tensor: ...
     def target(self, noisy: Noisy, noise: Tensor | None = None) -> Tensor: ...
     def implied_noise(self, prediction: Tensor, noisy: Noisy) -> Tensor: ...
+    def implied_x_0(self, prediction: Tensor, noisy: Noisy) -> Tensor: ...
     def noise_weight(self, noisy: Noisy) -> Tensor: ...
 
 
@@ -132,13 +139,13 @@ class Model(Protocol):
         """The inverse of :meth:`encode`, clamped to [-1, 1]."""
 
     def ask(self, denoiser: nn.Module, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The prediction [B, C, H, W] of ``denoiser`` (this model's, or a frozen copy of it)."""
+        """The prediction [B, C, H, W] of ``denoiser`` (this model's, or a frozen copy of it) at the steps ``t`` [B]."""
 
     def class_tables(self, denoiser: nn.Module) -> list[nn.Embedding]:
         """Where ``denoiser`` looks classes up: tables [labels, D], row c for class c; none if it is unconditional."""
 
     def sampler(self, num_inference_steps: int) -> Any:
-        """A fast scheduler with ``timesteps``, ``scale_model_input`` and ``step``, made from the model's own."""
+        """A fast scheduler with ``timesteps`` and ``step``, made from the model's own and set to this many steps."""
 
     def pipeline(self) -> Any:
         """A diffusers pipeline over the same weights."""

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from diffusers import AutoencoderKL, DiTPipeline, DiTTransformer2DModel, DPMSolverMultistepScheduler
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from torch import Tensor, nn
 
-from erasediff.errors import BadInput, check_one_of
+from erasediff.errors import BadInput
 from erasediff.families.base import ClassConditions, Condition
-from erasediff.families.latents import Latents, first_line, read_part
+from erasediff.families.latents import Latents
 from erasediff.families.noising import Noising
-from erasediff.files import read_json, staged_directory
+from erasediff.families.reading import read_index, read_part, read_scheduler
+from erasediff.files import staged_directory
 
 SCHEDULERS = tuple(s.name for s in KarrasDiffusionSchedulers)
 
@@ -47,8 +47,7 @@ class DiT:
         cls, transformer: DiTTransformer2DModel, vae: AutoencoderKL, scheduler: Any, labels: Mapping[int, str]
     ) -> DiT:
         """Adapt a transformer, its VAE and a scheduler with ``alphas_cumprod``; none of them is copied."""
-        if not hasattr(scheduler, "alphas_cumprod"):
-            raise BadInput(f"scheduler {type(scheduler).__name__} has no alphas_cumprod; use a DDPM or DDIM scheduler")
+        noising = Noising.of(scheduler)
         given, taken = transformer.config.in_channels, vae.config.latent_channels
         if given != taken:
             raise BadInput(f"the transformer takes {given} channels, the VAE's latents have {taken}; they must agree")
@@ -65,7 +64,7 @@ class DiT:
         num_classes = first.num_classes
         null = num_classes if first.embedding_table.num_embeddings > num_classes else None
         names = tuple(labels[c].split(",")[0].strip() if c in labels else str(c) for c in range(num_classes))
-        conditions, noising = ClassConditions(num_classes, null), Noising.of(scheduler)
+        conditions = ClassConditions(num_classes, null)
         return cls(transformer, Latents.of(vae), scheduler, conditions, names, noising, dict(labels))
 
     @property
@@ -113,10 +112,8 @@ class DiT:
 
 def load(directory: Path) -> DiT:
     """Read a DiTPipeline directory. Weights must be safetensors; code in the directory is never run."""
-    needed = directory / "scheduler" / "scheduler_config.json"
-    if not needed.exists():
-        raise BadInput(f"{directory} is not a complete pipeline: {needed.relative_to(directory)} is missing")
-    found = read_json(directory / "model_index.json").get("id2label")
+    scheduler = read_scheduler(directory, allowed=SCHEDULERS)
+    found = read_index(directory).get("id2label")
     try:
         labels = {int(number): str(names) for number, names in (found or {}).items()}
     except (AttributeError, ValueError) as error:
@@ -124,7 +121,7 @@ def load(directory: Path) -> DiT:
     # Older directories, DiT-XL/2 itself among them, call this transformer by a name that it shared with others.
     transformer = read_part(directory, "transformer", DiTTransformer2DModel, also=("Transformer2DModel",))
     vae = read_part(directory, "vae", AutoencoderKL)
-    return DiT.wrap(transformer, vae, _scheduler(needed), labels)
+    return DiT.wrap(transformer, vae, scheduler, labels)
 
 
 def adopt(pipeline: Any) -> DiT:
@@ -141,14 +138,3 @@ def adopt(pipeline: Any) -> DiT:
 def _embedders(denoiser: nn.Module) -> list[Any]:
     """Where ``denoiser`` looks classes up: every block has a table of its own."""
     return [module for name, module in denoiser.named_modules() if name.endswith("norm1.emb.class_embedder")]
-
-
-def _scheduler(path: Path) -> Any:
-    """The scheduler as it was saved: its class is one of those that DiTPipeline takes, by name."""
-    config = read_json(path)
-    name = str(config.get("_class_name") if isinstance(config, dict) else None)
-    check_one_of(f"scheduler in {path}:", name, SCHEDULERS)
-    try:
-        return getattr(diffusers, name).from_pretrained(path.parent)
-    except (OSError, ValueError, TypeError, ImportError, NotImplementedError) as error:
-        raise BadInput(f"{path} cannot be read as a {name}: {first_line(error)}") from error

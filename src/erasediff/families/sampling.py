@@ -32,7 +32,7 @@ def sample(
     guided = guidance_scale != 1.0 and condition is not None and null is not None
     x = x_T
     for t in scheduler.timesteps:
-        steps = torch.full((x.shape[0],), int(t), device=x.device, dtype=torch.long)
+        steps = steps_at(t, x)
         if guided:
             both = torch.cat([condition, null])  # type: ignore[list-item]
             given, free = model.ask(denoiser, torch.cat([x, x]), torch.cat([steps, steps]), both).chunk(2)
@@ -43,3 +43,9 @@ def sample(
         if on_step is not None:
             on_step()
     return model.decode(x)
+
+
+def steps_at(t: Tensor, x: Tensor) -> Tensor:
+    """A sampler's timestep ``t`` for every row of ``x`` [B, ...]: integers stay integers, a flow's floats floats."""
+    dtype = t.dtype if t.is_floating_point() else torch.long
+    return torch.full((x.shape[0],), t.item(), device=x.device, dtype=dtype)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +18,8 @@ from erasediff.errors import BadInput, listing
 from erasediff.families.base import ClassConditions, Condition
 from erasediff.families.noising import Noising
 from erasediff.families.pipelines.class_conditional_ddpm import ClassConditionalDDPMPipeline
+from erasediff.families.reading import read_part, read_scheduler
 from erasediff.files import staged_directory
-
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 @dataclass
@@ -42,13 +40,12 @@ class UNet2D:
     @classmethod
     def wrap(cls, unet: UNet2DModel, scheduler: Any) -> UNet2D:
         """Adapt a UNet and a scheduler with ``alphas_cumprod``."""
-        if not hasattr(scheduler, "alphas_cumprod"):
-            raise BadInput(f"scheduler {type(scheduler).__name__} has no alphas_cumprod; use a DDPM or DDIM scheduler")
+        noising = Noising.of(scheduler)
         embedded = unet.config.num_class_embeds or 0
         null = unet.config.get("_null_label")
         num_classes = embedded - (1 if null is not None else 0)
         names = tuple(str(n) for n in unet.config.get("_class_names") or range(num_classes))
-        return cls(unet, scheduler, ClassConditions(num_classes, null), names, Noising.of(scheduler))
+        return cls(unet, scheduler, ClassConditions(num_classes, null), names, noising)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -94,26 +91,8 @@ class UNet2D:
 
 def load(directory: Path) -> UNet2D:
     """Read a DDPM or DDIM pipeline directory. Weights must be safetensors; code in the directory is never run."""
-    unet_dir, scheduler_dir = directory / "unet", directory / "scheduler"
-    for needed in (unet_dir / "config.json", unet_dir / WEIGHTS, scheduler_dir / "scheduler_config.json"):
-        if not needed.exists():
-            raise BadInput(
-                f"{directory} is not a complete UNet2DModel pipeline: {needed.relative_to(directory)} is missing"
-            )
-    try:
-        unet, info = UNet2DModel.from_pretrained(
-            unet_dir, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
-        )
-        scheduler = DDPMScheduler.from_pretrained(scheduler_dir)
-    except (OSError, ValueError, RuntimeError, json.JSONDecodeError) as error:
-        raise BadInput(f"{directory} cannot be read as a UNet2DModel pipeline: {_first_line(error)}") from error
-    # diffusers draws what the file lacks at random, and only logs that it did.
-    if info["missing_keys"]:
-        raise BadInput(f"{unet_dir / WEIGHTS} lacks weights of a UNet2DModel: {sorted(info['missing_keys'])[0]}, ...")
-    broken = [n for n, p in unet.named_parameters() if not bool(torch.isfinite(p).all())]
-    if broken:
-        raise BadInput(f"{directory} holds weights that are not finite (NaN or infinity), first in {broken[0]}")
-    return UNet2D.wrap(unet.eval(), scheduler)
+    unet = read_part(directory, "unet", UNet2DModel)
+    return UNet2D.wrap(unet, read_scheduler(directory, "DDPMScheduler"))
 
 
 def adopt(pipeline: Any) -> UNet2D:
@@ -174,7 +153,3 @@ def fresh(
         num_train_timesteps=num_train_timesteps, beta_schedule=beta_schedule, prediction_type=prediction_type
     )
     return UNet2D.wrap(unet, scheduler)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,8 +1,8 @@
 """Start from a forgotten image: noise it part of the way and let the model denoise it as its class.
 
 SDEdit (Meng et al. 2021, arXiv:2108.01073, alg. 1): x_t = signal x_0 + sigma noise at t = strength T, then the model's
-own sampler from there on. A model that never saw the class restores some of such an image too, since the noise leaves
-some of it: only the comparison with a retrained model says something.
+own sampler from there on; under flow matching t / T is sigma itself. A model that never saw the class restores some of
+such an image too, since the noise leaves some of it: only the comparison with a retrained model says something.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from erasediff.auditing.result import Measurement
 from erasediff.auditing.statistics import bootstrap_mean
 from erasediff.errors import BadInput
 from erasediff.families.base import Condition, Model
+from erasediff.families.sampling import steps_at
 from erasediff.randomness import generator
 
 FEWEST = 6
@@ -114,7 +115,7 @@ class ImageToImage:
     def _record(self, scene: Scene, strength: float, shown: NDArray[np.bool_]) -> dict[str, Any]:
         timesteps = scene.model.sampler(scene.question.suite.num_inference_steps).timesteps
         begin = first_step(scene.model, timesteps, strength)
-        return {"strength": strength, "first_timestep": int(timesteps[begin]), "shown": float(shown.mean())}
+        return {"strength": strength, "first_timestep": timesteps[begin].item(), "shown": float(shown.mean())}
 
 
 def first_step(model: Model, timesteps: Tensor, strength: float) -> int:
@@ -146,9 +147,9 @@ def restore(
     begin = first_step(model, scheduler.timesteps, strength)
     scheduler.set_begin_index(begin)
     left = scheduler.timesteps[begin:]
-    x = model.noising.noised(x_0, noise, torch.full_like(labels, int(left[0]))).x_t
+    x = model.noising.noised(x_0, noise, steps_at(left[0], x_0)).x_t
     for t in left:
-        prediction = _guided(model, x, torch.full_like(labels, int(t)), condition, null, guidance_scale)
+        prediction = _guided(model, x, steps_at(t, x), condition, null, guidance_scale)
         x = scheduler.step(prediction.float(), t, x).prev_sample
     return model.decode(x), len(left) * (1 if null is None else 2)
 

@@ -243,8 +243,7 @@ def _split(model: Model, denoiser: nn.Module, x: Tensor, t: int, condition: Cond
     """What the model takes ``x`` at step ``t`` to be made of: x_0 and noise."""
     noisy = replace(model.noising.noised(x, x, _steps(x, t)), x_t=x)
     prediction = model.ask(denoiser, x, noisy.t, condition).float()
-    noise = model.noising.implied_noise(prediction, noisy)
-    return (x - noisy.sigma * noise) / noisy.signal, noise
+    return model.noising.implied_x_0(prediction, noisy), model.noising.implied_noise(prediction, noisy)
 
 
 def _steps(x: Tensor, t: int) -> Tensor:

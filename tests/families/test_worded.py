@@ -1,0 +1,270 @@
+"""What every family that is asked in words owes: encode, noise, ask, draw, save; plain diffusers is the oracle."""
+
+import copy
+import json
+import shutil
+from dataclasses import replace
+from functools import cache
+
+import diffusers
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from erasediff import families
+from erasediff.errors import BadInput
+from erasediff.families.prompts import PromptTable
+from erasediff.families.sampling import sample
+from tests.families import _tiny_text as tiny
+
+MADE = {
+    "stable_diffusion": tiny.stable_diffusion,
+    "stable_diffusion_xl": tiny.stable_diffusion_xl,
+    "stable_diffusion_3": tiny.stable_diffusion_3,
+    "stable_diffusion_3-without-t5": lambda: tiny.stable_diffusion_3(t5=False),
+    "flux": tiny.flux,
+    "flux-undistilled": lambda: tiny.flux(guidance_embeds=False, shift=1.0),
+}
+PROMPTS = ("a cat", "a dog", "the sea")
+X = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+STEPS = torch.tensor([1, 500, 998])
+
+
+@cache
+def built(name):
+    """(the pipeline, a model of it that knows PROMPTS): nobody changes either."""
+    pipe = MADE[name]()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, families.adopt(pipe).with_prompts(PROMPTS)
+
+
+@pytest.fixture(params=MADE, scope="module")
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def pipe(name):
+    return built(name)[0]
+
+
+@pytest.fixture(scope="module")
+def model(name):
+    return built(name)[1]
+
+
+@pytest.fixture(scope="module")
+def stored(name, tmp_path_factory):
+    directory = tmp_path_factory.mktemp(name) / "model"
+    built(name)[1].save(directory)
+    return directory
+
+
+@pytest.fixture
+def saved(stored, tmp_path):
+    """A directory that a test may spoil."""
+    return shutil.copytree(stored, tmp_path / "model")
+
+
+@torch.no_grad()
+def asked(model, labels=(0, 1, 3), denoiser=None):
+    condition = None if labels is None else torch.tensor(labels)
+    return model.ask(denoiser or model.denoiser, X, STEPS, condition)
+
+
+def test_the_family_is_found_by_the_class_of_the_pipeline(name, model, stored):
+    assert model.family == families.family_of(stored).name == name.split("-")[0]
+    assert model.noising.prediction_type in families.FAMILIES[model.family].predictions
+
+
+def test_labels_are_prompts_and_the_last_row_is_the_null_condition(model):
+    assert model.class_names == PROMPTS
+    assert (model.conditions.num_classes, model.conditions.null_label) == (3, 3)
+    assert torch.equal(asked(model, None), asked(model, (3, 3, 3)))
+    assert model.with_prompts(["a dog", "", "a dog"], anchor="a cat").table.prompts == ("a dog", "a cat", "")
+    assert model.class_tables(model.denoiser) == []
+    alone = model.with_prompts(["the sea"])
+    for key, rows in model.table.embeddings.items():
+        assert torch.equal(alone.table.embeddings[key][0], rows[2]), "a row depends on its prompt alone"
+
+
+def test_every_part_of_a_row_reaches_the_prediction_of_its_label_only(model):
+    """Else something that the denoiser takes would be lost on the way, unseen."""
+    for key, rows in model.table.embeddings.items():
+        moved = rows.clone()
+        moved[1] = moved[1] * 2 + 1
+        other = replace(model, table=PromptTable(model.table.prompts, {**model.table.embeddings, key: moved}))
+        changed = (asked(other) != asked(model)).flatten(1).any(1)
+        assert changed.tolist() == [False, True, False], key
+
+
+def test_time_reaches_the_prediction(model):
+    with torch.no_grad():
+        x, label = X[:1].expand(2, -1, -1, -1), torch.tensor([0, 0])
+        early, late = model.ask(model.denoiser, x, torch.tensor([10, 900]), label)
+    assert (early - late).abs().max() > 1e-3
+
+
+def test_images_are_encoded_as_the_vae_says_and_decoded(model, pipe):
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    shift = pipe.vae.config.shift_factor or 0.0
+    with torch.no_grad():
+        z = pipe.vae.encode(images).latent_dist.mean
+    assert model.image_shape == (3, 16, 16)
+    assert torch.equal(model.encode(images), (z - shift) * pipe.vae.config.scaling_factor)
+    assert torch.allclose(model.decode(model.encode(images)), pipe.vae.decode(z).sample.clamp(-1, 1), atol=1e-5)
+
+
+def test_the_target_is_what_the_scheduler_says(model):
+    """diffusers' own noising and target, at every kind of step, of the scheduler that the pipeline was saved with."""
+    noise = torch.randn(X.shape, generator=torch.Generator().manual_seed(3))
+    noisy = model.noising.noised(X, noise, STEPS)
+    if model.noising.prediction_type == "flow":
+        scheduler = type(model.scheduler).from_config(model.scheduler.config, use_dynamic_shifting=False)
+        at = model.noising.timesteps(STEPS)
+        scheduler.sigmas = model.noising.sigmas.flip(0)
+        scheduler.timesteps = scheduler.sigmas * 1000
+        expected = scheduler.scale_noise(X, at, noise), noise - X
+    else:
+        # Euler's schedulers have a noising of their own scale.
+        expected = diffusers.DDPMScheduler.from_config(model.scheduler.config).add_noise(X, noise, STEPS), noise
+    assert torch.allclose(noisy.x_t, expected[0], atol=1e-5)
+    assert torch.equal(model.noising.target(noisy), expected[1])
+
+
+def drawn_by_the_pipeline(name, model, pipe, guidance_scale):
+    """What the plain pipeline draws from X[:1] for "a cat" in four steps."""
+    plain = model.pipeline()
+    plain.set_progress_bar_config(disable=True)
+    options = {"latents": X[:1], "guidance_scale": guidance_scale, "num_inference_steps": 4}
+    if name.startswith("stable_diffusion_3"):
+        options |= {} if plain.text_encoder_3 is None else {"max_sequence_length": tiny.T5_LENGTH}
+    elif name.startswith("stable_diffusion"):
+        plain.scheduler = model.sampler(4)
+    else:
+        options["latents"] = plain._pack_latents(X[:1], 1, 4, 8, 8)
+        options |= {"max_sequence_length": tiny.T5_LENGTH, "guidance_scale": model.guidance}
+        options |= {"true_cfg_scale": guidance_scale, "negative_prompt": ""}
+    return plain("a cat", output_type="pt", height=16, width=16, **options).images * 2 - 1
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_the_loop_draws_what_the_pipeline_draws(name, model, pipe, guidance_scale):
+    """Same solver, same noise: the pipeline is the oracle of embeddings, sizes, packing, guidance and decoding."""
+    if name == "flux" and guidance_scale > 1:
+        # The pipeline embeds one guidance in both passes, and the null condition has 1: so both are asked at 1.
+        model = replace(model, guidance=1.0).with_prompts(PROMPTS)
+    own, null = torch.tensor([0]), torch.tensor([3])
+    drawn = sample(model, X[:1], own, null, guidance_scale=guidance_scale, num_inference_steps=4)
+    assert torch.allclose(drawn, drawn_by_the_pipeline(name, model, pipe, guidance_scale), atol=1e-4)
+    unlike = sample(model, X[:1], torch.tensor([1]), null, guidance_scale=guidance_scale, num_inference_steps=4)
+    assert (drawn - unlike).abs().max() > 1e-3, "else nothing here could fail"
+
+
+def test_the_first_noise_alone_decides_on_the_image(model):
+    changed = {"stochastic_sampling": True, "algorithm_type": "sde-dpmsolver++"}
+    known = {key: value for key, value in changed.items() if key in model.scheduler.config}
+    other = replace(model, scheduler=type(model.scheduler).from_config(model.scheduler.config, **known))
+    first, second = (sample(other, X[:1], torch.tensor([0]), None, num_inference_steps=3) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_plain_diffusers_reads_what_is_saved_and_predicts_the_same(model, stored):
+    # A pipeline that was saved without a part, diffusers reads only when told that the part is to be absent.
+    absent = dict.fromkeys(key for key, part in model.parts.items() if part is None)
+    plain = diffusers.DiffusionPipeline.from_pretrained(stored, use_safetensors=True, **absent)
+    assert type(plain) is type(model.pipeline())
+    assert torch.equal(asked(families.adopt(plain).with_prompts(PROMPTS)), asked(model))
+    assert torch.equal(asked(model, denoiser=getattr(plain, model.DENOISER).eval()), asked(model))
+    read = families.load(stored).with_prompts(PROMPTS)
+    assert torch.equal(asked(read), asked(model))
+    configs = ({k: v for k, v in m.scheduler.config.items() if k[0] != "_"} for m in (read, model))
+    assert next(configs) == next(configs)
+    assert read.options == model.options
+
+
+def test_a_copy_has_a_denoiser_of_its_own_and_shares_the_rest(model):
+    pupil = copy.deepcopy(model)
+    assert all(pupil.parts[key] is part for key, part in model.parts.items())
+    assert pupil.table is model.table
+    with torch.no_grad():
+        for p in pupil.denoiser.parameters():
+            p += 0.01
+    assert not torch.equal(asked(pupil), asked(model))
+
+
+def test_an_adopted_pipeline_is_left_alone(model, pipe):
+    assert getattr(pipe, model.DENOISER) is not model.denoiser
+    assert model.vae.encoder.conv_in.weight.data_ptr() == pipe.vae.encoder.conv_in.weight.data_ptr()
+    assert all(p.requires_grad for p in pipe.vae.parameters())
+    assert not any(p.requires_grad for p in model.vae.parameters())
+
+
+def test_text_is_cast_to_the_dtype_of_the_denoiser(model):
+    assert asked(model, denoiser=copy.deepcopy(model.denoiser).bfloat16()).dtype == torch.bfloat16
+
+
+def test_a_prompt_that_an_encoder_would_cut_is_refused(model):
+    with pytest.raises(BadInput, match=r"'cats cats cats cats cats cats' has \d+ tokens .*reads \d+; shorten"):
+        model.with_prompts(["cats cats cats cats cats cats"])
+
+
+def weights_of(saved):
+    index = json.loads((saved / "model_index.json").read_text())
+    return [p.relative_to(saved) for part in index for p in sorted(saved.glob(f"{part}/*.safetensors"))]
+
+
+@pytest.mark.parametrize("name", [name for name in MADE if "-" not in name], scope="module")
+@pytest.mark.parametrize("harm", ["lost", "nan", "absent", "pickled", "another class"])
+def test_every_part_of_a_directory_is_checked_in_one_line(name, saved, model, harm):
+    for weights in weights_of(saved):
+        path, index = saved / weights, saved / "model_index.json"
+        kept, entries = path.read_bytes(), index.read_text()
+        tensors = load_file(path)
+        first = sorted(tensors)[0]
+        if harm == "nan":
+            tensors[first].flatten()[0] = float("nan")
+        elif harm == "absent":
+            del tensors[first]
+        elif harm == "another class":
+            changed = {**json.loads(entries), weights.parts[0]: ["diffusers", "UNet1DModel"]}
+            index.write_text(json.dumps(changed))
+        save_file(tensors, path, metadata={"format": "pt"})
+        if harm in ("lost", "pickled"):
+            path.unlink()
+        if harm == "pickled":
+            path.with_suffix(".bin").write_text("a pickle")
+        said = {
+            "lost": f"{weights} is missing",
+            "nan": f"{weights.parts[0]} holds weights that are not finite",
+            "absent": f"{weights.parts[0]} lacks weights",
+            "pickled": rf"{weights.parts[0]} holds pickled weights only .*python -c .*save_pretrained",
+            "another class": f"{weights.parts[0]} of .* is a UNet1DModel; this family reads a ",
+        }
+        with pytest.raises(BadInput, match=said[harm]) as refused:
+            families.load(saved)
+        assert "\n" not in str(refused.value)
+        path.with_suffix(".bin").unlink(missing_ok=True)
+        path.write_bytes(kept)
+        index.write_text(entries)
+
+
+def test_a_missing_tokenizer_is_not_an_empty_one(saved):
+    for tokenizer in sorted(saved.glob("tokenizer*")):
+        tokenizer.rename(saved / "elsewhere")
+        with pytest.raises(BadInput, match=f"{tokenizer.name}/.* is missing"):
+            families.load(saved)
+        (saved / "elsewhere").rename(tokenizer)
+
+
+def test_widths_that_do_not_fit_are_refused(model, pipe):
+    for width in type(model).widths(pipe):
+        assert width.taken == width.given, width
+    other = copy.copy(pipe)
+    denoiser = copy.deepcopy(getattr(pipe, model.DENOISER))
+    key = "pooled_projection_dim" if model.DENOISER == "transformer" else "cross_attention_dim"
+    denoiser.register_to_config(**{key: 7})
+    setattr(other, model.DENOISER, denoiser)
+    with pytest.raises(BadInput, match=r"takes .*text 7 wide, the other parts make it \d+: they must agree"):
+        families.adopt(other)
+    setattr(other, model.DENOISER, getattr(pipe, model.DENOISER))
