@@ -39,6 +39,15 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    @property
+    def generated(self) -> Path:
+        """Where images are kept that the model drew to show its targets."""
+        return self.path / "generated"
+
+    def only_drawn(self) -> bool:
+        """Whether nothing but drawn images is here: a run that was stopped before it began."""
+        return self.path.is_dir() and [p.name for p in self.path.iterdir()] == [self.generated.name]
+
     def claim(self, *, overwrite: bool, resume: bool) -> None:
         """Make sure that a run may be written here; nothing is written yet. Raises BadInput."""
         if self.path.exists() and not self.path.is_dir():
@@ -51,14 +60,18 @@ class RunDirectory:
                 "or --resume_from_checkpoint latest to go on"
             )
         occupied = self.path.exists() and any(self.path.iterdir()) and not self.record.exists()
+        occupied = occupied and not self.only_drawn()
         if occupied and not overwrite:
             raise BadInput(f"output_dir {self.path} is not empty and holds no run; give another one, or --overwrite")
 
     def open(self, record: dict[str, Any], *, fresh: bool) -> None:
-        """Create the directory and write ``run.json``; ``fresh`` removes what an earlier run left."""
+        """Create the directory and write ``run.json``; ``fresh`` removes what an earlier run left.
+
+        Drawn images stay where this run was shown some: they are its own by now.
+        """
         with writable(self.path):
             if fresh:
-                for old in (self.model, self.checkpoints):
+                for old in (self.model, self.checkpoints, *([] if record.get("shown") else [self.generated])):
                     shutil.rmtree(old, ignore_errors=True)
                 for file in (self.metrics, self.card, self.record):
                     file.unlink(missing_ok=True)

@@ -7,19 +7,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from erasediff.api.inputs import (
-    asked_in_words,
-    check_fit,
-    check_target_kinds,
-    forgotten_before,
-    load_data,
-    load_model,
-    parsed_targets,
-    words,
-)
+from erasediff.api.directory import RunDirectory
+from erasediff.api.gathering import gathered
+from erasediff.api.inputs import check_fit, check_target_kinds, forgotten_before, load_model, parsed_targets, still_there
 from erasediff.api.launch import Job, launch
+from erasediff.api.pairing import paired
 from erasediff.api.run import Run, check_fields, new_record, with_fields
+from erasediff.api.showing import Wishes
 from erasediff.data import targets
+from erasediff.data.generated import Generation, drawing_fields
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, listing
 from erasediff.families.base import Model
@@ -35,7 +31,13 @@ def erase(
     method: GradientMethod | str = "erasediff",
     *,
     prompt_template: str | None = None,
-    anchor: str | None = None,
+    anchor: str | Sequence[str] | None = None,
+    images: str | Path | Sequence[str | Path] | None = None,
+    prompts: str | Path | Sequence[str | Path] | None = None,
+    retain_images: str | Path | None = None,
+    retain_prompts: str | Path | Sequence[str | Path] | None = None,
+    generated: str | Path | None = None,
+    skip_unreadable: bool = False,
     output_dir: str | Path | None = None,
     training: TrainingConfig | None = None,
     overwrite: bool = False,
@@ -51,27 +53,50 @@ def erase(
     Args:
         model: a diffusers pipeline, its directory, or a run directory; the model given is not changed.
         target: ``Class(7)``, ``Samples("list.txt")``, their text form, or several of them.
-        data: where forget and retain samples come from; by default what a run directory says it was trained on.
+        data: where forget and retain samples come from; by default what a run directory says it was trained on. A
+            concept needs none: it is shown by images or prompts of its own, or the model draws what it means by it.
         method: a method object, or its name with its default fields.
-        prompt_template: for models asked in words: how a class or caption is said, ``a photo of a {}``.
+        prompt_template: for models asked in words: how a class, caption or concept is said, ``a photo of a {}``.
         anchor: for models asked in words: what is to come in the target's place, ``a painting``.
-        training, fields: the loop's settings, as a whole or one by one (``max_train_steps=...``).
+        images: a folder of images of the concept, of any size; captions from its metadata.jsonl, or the prompts.
+        prompts: a file with a prompt of the concept a line. ``anchor``, ``images`` and ``prompts`` serve all concepts,
+            or are lists with one for each in their order.
+        retain_images: a folder of images of what is to be kept.
+        retain_prompts: files or texts: prompts of what is to be kept, drawn by the model.
+        generated: a run, or its generated/, whose drawn images are taken over where they are the same.
+        skip_unreadable: leave images out that cannot be read, and count them.
+        training, fields: the loop's settings, as a whole or one by one (``max_train_steps=...``), and those of
+            :class:`erasediff.Generation` (``num_forget_images=...``).
         dry_run: check everything and return the plan in ``.record`` without training or writing.
 
     Raises:
         BadInput: anything that cannot be done as asked; nothing has been written then.
         StoppedShort: the losses became non-finite. Interrupted: SIGINT; the state is saved.
     """
+    drawing, fields = drawing_fields(fields)
     config = with_fields(training, ERASE_DEFAULTS, fields)
     chosen: GradientMethod = METHODS[method]() if isinstance(method, str) else method
-    wanted = parsed_targets(target)
+    wanted = paired(parsed_targets(target), anchor=anchor, images=images, prompts=prompts)
     adapted, source, hashes = load_model(model)
-    images = load_data(data, source)
-    adapted = asked_in_words(adapted, images, prompt_template, anchor)
-    check_fit(adapted, images)
     check_target_kinds(wanted, adapted.family)
+    own = {"generated": generated, "skip_unreadable": skip_unreadable, **drawing}
+    wishes = Wishes(
+        anchor=anchor,
+        retain_images=retain_images,
+        retain_prompts=retain_prompts,
+        generated=generated,
+        skip_unreadable=skip_unreadable,
+        prompt_template=prompt_template,
+        generation=Generation(**drawing),
+        seed=config.seed,
+        given=tuple(name for name, value in own.items() if value),
+    )
     gone = forgotten_before(source, besides=wanted)
-    split = targets.split(wanted, images, gone)
+    place = None if output_dir is None else RunDirectory(Path(output_dir)).generated
+    found = gathered(adapted, wanted, data, source, hashes, wishes, gone, place)
+    adapted, pool = found.model, found.data
+    check_fit(adapted, pool)
+    split = targets.split(wanted, pool, still_there(gone, pool))
     adapted.conditions = replace(adapted.conditions, excluded=split.excluded)
     chosen = decided(chosen, adapted.conditions)
     _check_needs(chosen, adapted)
@@ -83,16 +108,25 @@ def erase(
         target=[str(t) for t in wanted],
         gone=[str(t) for t in gone],
         method={"name": name, "fields": _jsonable(asdict(chosen)), "paper": chosen.PAPER},  # type: ignore[call-overload]
-        data={"spec": images.spec, "sha256": images.fingerprint(), "n": len(split.forget) + len(split.retain)},
-        **words(adapted, prompt_template, anchor),
+        data={"spec": pool.spec, "sha256": found.fingerprint(), "n": len(split.forget) + len(split.retain)},
+        **found.record,
         base_model={"source": str(source) if source else None, "sha256": hashes},
         plan={
             "forget_samples": len(split.forget),
             "retain_samples": len(split.retain),
             "forward_equivalents_per_step": chosen.forward_equivalents(),
+            **found.plan,
         },
     )
-    job = Job(model=adapted, method=chosen, data=images, retain=split.retain, forget=split.forget, config=config)
+    job = Job(
+        model=adapted,
+        method=chosen,
+        data=pool,
+        retain=split.retain,
+        forget=split.forget,
+        config=config,
+        shown=found.shown,
+    )
     return launch(
         job,
         record,

@@ -9,19 +9,25 @@ from typing import Any
 from torch import Tensor
 
 from erasediff.api.directory import RunDirectory
+from erasediff.api.drawing import drawn
 from erasediff.api.run import Run, complete, resumed
+from erasediff.api.showing import Shown
 from erasediff.data.pairs import Pairs
 from erasediff.data.sources import ImageData
 from erasediff.families.base import Model
 from erasediff.methods.base import GradientMethod
 from erasediff.training.config import TrainingConfig
 from erasediff.training.loop import start
+from erasediff.training.parameters import select
 from erasediff.training.processes import Processes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is to be run. ``retain`` and ``forget`` are data indices; nothing is forgotten where ``forget`` is None."""
+    """What is to be run. ``retain`` and ``forget`` are data indices; nothing is forgotten where ``forget`` is None.
+
+    ``shown``: what the images of ``data`` are still to be put together of, where some must be drawn first.
+    """
 
     model: Model
     method: GradientMethod
@@ -30,6 +36,7 @@ class Job:
     forget: Tensor | None
     config: TrainingConfig
     dropout: bool = False
+    shown: Shown | None = None
 
 
 def launch(
@@ -44,16 +51,24 @@ def launch(
     dry_run: bool = False,
 ) -> Run:
     """Run ``job``; nothing is written before everything that can be refused has been."""
-    config, resuming = job.config, resume_from_checkpoint is not None
+    config = job.config
     place = RunDirectory(Path(output_dir)) if output_dir is not None else None
+    if place is not None and place.only_drawn():
+        resume_from_checkpoint = None  # stopped while drawing: there is no run yet
+    resuming = resume_from_checkpoint is not None
     if place is not None:
         place.claim(overwrite=overwrite, resume=resuming)
     if dry_run:
         return Run(job.model, [], {**record, "status": "planned"})
     checkpoint = resumed(place, record, resume_from_checkpoint) if place is not None else None
     processes = Processes.start(report_to=config.report_to, directory=place.path if place else None)
+    data = job.data
+    if job.shown is not None:
+        select(job.model.denoiser, config.parameters)  # refused before anything is drawn
+        folder = None if place is None else place.generated
+        data = drawn(job.shown, job.model, data, folder, processes, quiet=quiet)
     pairs = Pairs(
-        job.data,
+        data,
         job.retain,
         job.forget,
         batch_size=config.train_batch_size * config.gradient_accumulation_steps,

@@ -6,14 +6,14 @@ import shutil
 from pathlib import Path
 
 from erasediff.api.directory import read_run
-from erasediff.errors import BadInput
+from erasediff.errors import BadInput, listing
 from erasediff.files import writable, write_json
 
-HOLDERS = ("checkpoints", "cache", "base")
+HOLDERS = ("checkpoints", "cache", "base", "generated")
 
 
 def purge(run: str | Path) -> tuple[list[Path], list[str]]:
-    """Delete checkpoints, caches and a copied base model below a finished run.
+    """Delete checkpoints, caches, drawn images and a copied base model below a finished run.
 
     Returns what was removed, and notes on what still knows the target but lies outside the run.
     Raises BadInput for a directory that is no run, and for one that is not finished: it could not be resumed any more.
@@ -38,5 +38,7 @@ def purge(run: str | Path) -> tuple[list[Path], list[str]]:
     write_json(directory.record, {**record, "purged": [p.name for p in removed] + list(record.get("purged", []))})
     source = (record.get("base_model") or {}).get("source")
     notes = [f"the base model still knows the target: {source}"] if source else []
-    notes.append(f"the data itself is not touched: {record.get('data', {}).get('spec')}")
+    data = (record.get("shown") or {}).get("sources", [record.get("data", {}).get("spec")])
+    if data:
+        notes.append(f"the data itself is not touched: {listing(data)}")
     return removed, notes
