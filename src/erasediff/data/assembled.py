@@ -19,7 +19,7 @@ from torch import Tensor
 from erasediff.data import generated, sources
 from erasediff.data.folders import Folder, read_folder
 from erasediff.data.generated import Recipe
-from erasediff.data.sources import ImageData, hold_out
+from erasediff.data.sources import HELD_OUT_SHARE, ImageData, hold_out
 from erasediff.errors import BadInput
 from erasediff.files import read_json, write_json
 
@@ -77,7 +77,7 @@ def drawn_part(recipe: Recipe, images: Tensor | None = None) -> Part:
         entry={"kind": "drawn", "source": recipe.name},
         prompts=tuple(recipe.prompt(r) for r in rows),
         names=tuple(f"{recipe.name}/{generated.file_name(r)}" for r in rows),
-        held_out=hold_out(len(rows), torch.arange(len(rows)) % len(recipe.prompts)),
+        held_out=_spread(recipe.num_images, len(recipe.prompts)),
         images=images,
         recipe=recipe,
     )
@@ -173,6 +173,15 @@ def _read_folder(entry: dict[str, Any], folder: Path, shape: tuple[int, ...]) ->
 def _read_drawn(entry: dict[str, Any], folder: Path, shape: tuple[int, ...]) -> Part:  # noqa: ARG001
     recipe = generated.recipe_in(folder / entry["source"])
     return drawn_part(recipe, generated.read(folder / recipe.name, recipe))
+
+
+def _spread(count: int, prompts: int) -> Tensor:
+    """Every fifth image, taken from all prompts in turn; none of a prompt that has no other."""
+    row = torch.arange(count)
+    number, prompt = row // prompts, row % prompts
+    of_prompt = torch.bincount(prompt, minlength=prompts)[prompt]
+    every = round(1 / HELD_OUT_SHARE)
+    return ((number + prompt) % every == every - 1) & (of_prompt > 1)
 
 
 _READERS = {"data": _read_data, "folder": _read_folder, "drawn": _read_drawn}
