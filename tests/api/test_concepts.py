@@ -128,9 +128,7 @@ def test_what_was_put_together_is_read_back_as_data(run):
     spec = read_json(run.directory / "run.json")["data"]["spec"]
     data = sources.load(spec)
     assert len(data) == 30
-    assert {data.class_names[c] for c in data.meant["concept:hat"]} == {
-        p for p in data.class_names if "hat" in p
-    }
+    assert {data.class_names[c] for c in data.meant["concept:hat"]} == {p for p in data.class_names if "hat" in p}
     assert data.class_names[-1] == ""
     again = sources.load(spec)
     assert torch.equal(data.images, again.images)
@@ -212,10 +210,8 @@ def test_a_resumed_run_draws_nothing_again(pipeline, tmp_path, monkeypatch):
     monkeypatch.setattr(drawing, "sample", None)
     more = erasediff.erase(pipeline, "concept:hat", resume_from_checkpoint="latest", **{**asked, "max_train_steps": 3})
     assert more.record["steps"] == 3
-    with pytest.raises(BadInput, match="cannot resume .*: its data was"):
-        erasediff.erase(
-            pipeline, "concept:hat", resume_from_checkpoint="latest", **{**asked, "num_forget_images": 11}
-        )
+    with pytest.raises(BadInput, match=r"cannot resume .*: its data was"):
+        erasediff.erase(pipeline, "concept:hat", resume_from_checkpoint="latest", **{**asked, "num_forget_images": 11})
 
 
 def test_images_of_another_run_are_taken_over_where_they_are_the_same(pipeline, run, tmp_path, monkeypatch):
@@ -301,7 +297,7 @@ def test_one_prompts_file_serves_several_concepts(pipeline, tmp_path, monkeypatc
         "concept:hat": {"a hat", "the hat"},
         "concept:dog": {"one dog"},
     }
-    with pytest.raises(BadInput, match="the line 'the hat' says none of them|the line 'a hat' says none"):
+    with pytest.raises(BadInput, match=r"the line 'the hat' says none of them|the line 'a hat' says none"):
         erasediff.erase(pipeline, ["concept:cat", "concept:dog"], **asked, **ALL)
 
 

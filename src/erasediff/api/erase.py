@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from erasediff.api.directory import RunDirectory
-from erasediff.api.gathering import gathered
-from erasediff.api.inputs import check_fit, check_target_kinds, forgotten_before, load_model, parsed_targets, still_there
+from erasediff.api.gathering import Gathered, gathered
+from erasediff.api.inputs import (
+    check_target_kinds,
+    forgotten_before,
+    load_model,
+    parsed_targets,
+)
 from erasediff.api.launch import Job, launch
 from erasediff.api.pairing import paired
 from erasediff.api.run import Run, check_fields, new_record, with_fields
 from erasediff.api.showing import Wishes
 from erasediff.data import targets
-from erasediff.data.generated import Generation, drawing_fields
+from erasediff.data.generated import drawing_fields
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, listing
 from erasediff.families.base import Model
@@ -79,7 +84,6 @@ def erase(
     wanted = paired(parsed_targets(target), anchor=anchor, images=images, prompts=prompts)
     adapted, source, hashes = load_model(model)
     check_target_kinds(wanted, adapted.family)
-    own = {"generated": generated, "skip_unreadable": skip_unreadable, **drawing}
     wishes = Wishes(
         anchor=anchor,
         retain_images=retain_images,
@@ -87,55 +91,60 @@ def erase(
         generated=generated,
         skip_unreadable=skip_unreadable,
         prompt_template=prompt_template,
-        generation=Generation(**drawing),
+        drawing=drawing,
         seed=config.seed,
-        given=tuple(name for name, value in own.items() if value),
+        folder=None if output_dir is None else RunDirectory(Path(output_dir)).generated,
     )
     gone = forgotten_before(source, besides=wanted)
-    place = None if output_dir is None else RunDirectory(Path(output_dir)).generated
-    found = gathered(adapted, wanted, data, source, hashes, wishes, gone, place)
-    adapted, pool = found.model, found.data
-    check_fit(adapted, pool)
-    split = targets.split(wanted, pool, still_there(gone, pool))
-    adapted.conditions = replace(adapted.conditions, excluded=split.excluded)
-    chosen = decided(chosen, adapted.conditions)
-    _check_needs(chosen, adapted)
+    found = gathered(adapted, wanted, data, source, hashes, wishes, gone)
+    chosen = decided(chosen, found.model.conditions)
+    _check_needs(chosen, found.model)
     chosen = with_what_stops_need(chosen, config)
-    name = _name_of(chosen)
-    record = new_record(
-        "erase",
-        config,
-        target=[str(t) for t in wanted],
-        gone=[str(t) for t in gone],
-        method={"name": name, "fields": _jsonable(asdict(chosen)), "paper": chosen.PAPER},  # type: ignore[call-overload]
-        data={"spec": pool.spec, "sha256": found.fingerprint(), "n": len(split.forget) + len(split.retain)},
-        **found.record,
-        base_model={"source": str(source) if source else None, "sha256": hashes},
-        plan={
-            "forget_samples": len(split.forget),
-            "retain_samples": len(split.retain),
-            "forward_equivalents_per_step": chosen.forward_equivalents(),
-            **found.plan,
-        },
-    )
+    record = _record(config, wanted, gone, chosen, found)
+    record["base_model"] = {"source": str(source) if source else None, "sha256": hashes}
     job = Job(
-        model=adapted,
+        model=found.model,
         method=chosen,
-        data=pool,
-        retain=split.retain,
-        forget=split.forget,
+        data=found.data,
+        retain=found.split.retain,
+        forget=found.split.forget,
         config=config,
         shown=found.shown,
     )
     return launch(
         job,
         record,
-        title=f"{name} {listing(wanted)}",
+        title=f"{_name_of(chosen)} {listing(wanted)}",
         output_dir=output_dir,
         overwrite=overwrite,
         resume_from_checkpoint=resume_from_checkpoint,
         dry_run=dry_run,
         quiet=quiet,
+    )
+
+
+def _record(
+    config: TrainingConfig,
+    wanted: Sequence[targets.Target],
+    gone: Sequence[targets.Target],
+    method: GradientMethod,
+    found: Gathered,
+) -> dict[str, Any]:
+    forget, retain = len(found.split.forget), len(found.split.retain)
+    plan = {
+        "forget_samples": forget,
+        "retain_samples": retain,
+        "forward_equivalents_per_step": method.forward_equivalents(),
+    }
+    return new_record(
+        "erase",
+        config,
+        target=[str(t) for t in wanted],
+        gone=[str(t) for t in gone],
+        method={"name": _name_of(method), "fields": _jsonable(asdict(method)), "paper": method.PAPER},  # type: ignore[call-overload]
+        data={"spec": found.data.spec, "sha256": found.fingerprint(), "n": forget + retain},
+        **found.record,
+        plan={**plan, **found.plan},
     )
 
 

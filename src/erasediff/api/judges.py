@@ -42,7 +42,7 @@ def judge_for(
 
 
 def _grouped(data: ImageData, labels: Tensor) -> Tensor:
-    """Labels [N] under which all prompts of one target are its first: no eye tells apart in which words it was asked."""
+    """Labels [N]: all prompts of one target are its first, since no eye tells in which words it was asked."""
     found = labels.clone()
     for classes in data.meant.values():
         found[torch.isin(labels, torch.tensor(classes))] = classes[0]

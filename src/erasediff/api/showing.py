@@ -23,7 +23,10 @@ from erasediff.families.base import AskedInWords, Model
 
 @dataclass(frozen=True, kw_only=True)
 class Wishes:
-    """How targets are to be shown, besides what the targets say themselves; ``given``: names of what was set at all."""
+    """How targets are to be shown, besides what the targets say themselves.
+
+    ``drawing``: fields of Generation; ``folder``: where drawn images are going to be kept.
+    """
 
     anchor: Any = None
     retain_images: str | Path | None = None
@@ -31,9 +34,20 @@ class Wishes:
     generated: str | Path | None = None
     skip_unreadable: bool = False
     prompt_template: str | None = None
-    generation: Generation = Generation()
+    drawing: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
-    given: tuple[str, ...] = ()
+    folder: Path | None = None
+
+    @property
+    def generation(self) -> Generation:
+        """Raises BadInput for values that cannot be."""
+        return Generation(**self.drawing)
+
+    @property
+    def given(self) -> list[str]:
+        """Names of what was set and would change nothing where nothing is drawn or read."""
+        own = {"generated": self.generated, "skip_unreadable": self.skip_unreadable, **self.drawing}
+        return [name for name, value in own.items() if value]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +110,7 @@ def wants_showing(model: Model, wanted: Sequence[Target], data: Any, source: Pat
         return True
     if wishes.given:
         raise BadInput(
-            f"{listing(wishes.given)} would change nothing: all targets are shown by the data, and no image is drawn or "
+            f"{listing(wishes.given)} would change nothing: the data shows all targets, and no image is drawn or "
             "read; give --prompts, --images or --retain_prompts as well, or leave it out"
         )
     return False
@@ -195,7 +209,7 @@ class Showing:
         if template is not None:
             return (template.replace(PLAIN, concept.text),)
         made = [t.replace(PLAIN, concept.text) for t in wording.TEMPLATES]
-        return tuple([made[0], *readable(self.model, made[1:])])
+        return (made[0], *readable(self.model, made[1:]))
 
     def _retain(self, anchors: tuple[str, ...]) -> None:
         forgotten = list(dict.fromkeys(p for t in self.wanted for p in self.meaning.get(str(t), ())))

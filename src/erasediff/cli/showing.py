@@ -40,7 +40,10 @@ def add_showing(parser: Parser) -> None:
         "prompts like the concept, the anchor and the empty prompt)",
     )
     group.add_argument(
-        "--generated", metavar="DIR", default=GIVEN, help="a run whose drawn images are taken over where they are the same"
+        "--generated",
+        metavar="DIR",
+        default=GIVEN,
+        help="a run whose drawn images are taken over where they are the same",
     )
     group.add_argument(
         "--skip_unreadable", action="store_true", default=GIVEN, help="leave unreadable images out, and count them"

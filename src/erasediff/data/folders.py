@@ -20,7 +20,7 @@ MODES = {1: "L", 3: "RGB"}
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """``images``: uint8 [N, H, W, C]; ``captions``, ``names``: [N]; how many had another size, and what was left out."""
+    """``images``: uint8 [N, H, W, C]; ``captions``, ``names``: [N]; how many were resized, and what was left out."""
 
     root: Path
     images: np.ndarray
@@ -39,7 +39,9 @@ class Folder:
                 f"{height} x {width}"
             )
         if self.skipped:
-            said.append(f"{len(self.skipped)} images in {self.root} could not be read, first {self.skipped[0]}: skipped")
+            said.append(
+                f"{len(self.skipped)} images in {self.root} could not be read, first {self.skipped[0]}: skipped"
+            )
         return said
 
 
@@ -53,8 +55,8 @@ def read_folder(
     """The images in ``root``, brought to ``shape`` [C, H, W]: resized and centre-cropped, turned as their EXIF says.
 
     All images below ``root``, or those that ``metadata.jsonl`` names (``file_name``, and ``text`` or ``label``, the
-    caption), or ``only`` these files. Raises BadInput for a folder without an image, and for the first that is missing or unreadable, unless
-    ``skip_unreadable``.
+    caption), or ``only`` these files. Raises BadInput for a folder without an image, and for the first that is missing
+    or unreadable, unless ``skip_unreadable``.
     """
     place = Path(root)
     if not place.is_dir():
@@ -110,7 +112,7 @@ def _entry(line: str, where: str) -> tuple[str, str | None]:
     except json.JSONDecodeError as error:
         raise BadInput(f"{where} is not JSON: {error.msg}") from None
     if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-        raise BadInput(f"{where} has no file_name; a line is like {{\"file_name\": \"one.png\", \"text\": \"a hat\"}}")
+        raise BadInput(f'{where} has no file_name; a line is like {{"file_name": "one.png", "text": "a hat"}}')
     said = row.get("text") if row.get("text") is not None else row.get("label")
     return row["file_name"], None if said is None else str(said)
 

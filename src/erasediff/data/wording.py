@@ -10,7 +10,7 @@ from erasediff.errors import BadInput
 # Neutral ways to ask for anything: they add no style, no place and no company.
 TEMPLATES = ("{}", "an image of {}", "a picture of {}", "a close-up of {}", "{}, in detail")
 
-# What a general model is asked for, of every kind: those most like a concept are its neighbours (see `api/concepts.py`).
+# What a general model is asked for, of every kind: those most like a concept are its neighbours.
 COMMON = (
     *("a photo of a person", "a portrait of a man", "a portrait of a woman", "a photo of a child", "a crowd of people"),
     *("a photo of a dog", "a photo of a cat", "a photo of a horse", "a photo of a bird", "a photo of a fish"),
@@ -18,8 +18,20 @@ COMMON = (
     *("a chair", "a table with food", "a cup of coffee", "a bottle", "a clock", "a shoe", "a hat", "a dress", "a toy"),
     *("a house", "a city street at night", "a church", "a bridge", "a kitchen", "a garden"),
     *("a mountain landscape", "a beach at sunset", "a forest", "a river", "a flower", "a tree"),
-    *("an oil painting", "a watercolor painting", "a pencil drawing", "a cartoon", "an abstract painting", "a sculpture"),
-    *("a painting by Claude Monet", "a painting by Pablo Picasso", "a painting by Rembrandt", "a black and white photo"),
+    *(
+        "an oil painting",
+        "a watercolor painting",
+        "a pencil drawing",
+        "a cartoon",
+        "an abstract painting",
+        "a sculpture",
+    ),
+    *(
+        "a painting by Claude Monet",
+        "a painting by Pablo Picasso",
+        "a painting by Rembrandt",
+        "a black and white photo",
+    ),
 )
 
 

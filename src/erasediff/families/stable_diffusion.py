@@ -196,7 +196,10 @@ def _embedded(pipeline: StableDiffusionPipeline, prompt: str) -> Tensor:
     said = pipeline.maybe_convert_prompt(prompt, tokenizer)
     length, limit = len(tokenizer(said, verbose=False).input_ids), tokenizer.model_max_length
     if length > limit:
-        raise BadInput(f"prompt {prompt!r} has {length} tokens with start and end, the model reads {limit} and would cut the rest; shorten it")
+        raise BadInput(
+            f"prompt {prompt!r} has {length} tokens with start and end, the model reads {limit} and would cut "
+            "the rest; shorten it"
+        )
     return pipeline.encode_prompt(prompt, encoder.device, 1, False)[0]
 
 
