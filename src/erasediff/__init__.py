@@ -20,6 +20,7 @@ _PUBLIC = {
     "Class": "erasediff.data.targets",
     "Samples": "erasediff.data.targets",
     "Concept": "erasediff.data.targets",
+    "Generation": "erasediff.data.generated",
     "EraseDiff": "erasediff.methods.erasediff",
     "TrainingConfig": "erasediff.training.config",
     "Architecture": "erasediff.families.architecture",

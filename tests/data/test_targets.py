@@ -78,3 +78,25 @@ def test_held_out_samples_alone_leave_the_forget_set_empty(squares, tmp_path):
     (tmp_path / "l.txt").write_text("\n".join(map(str, held)))
     with pytest.raises(BadInput, match="forget set empty"):
         targets.split([targets.Samples(str(tmp_path / "l.txt"))], squares)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"text": " "}, "a concept is empty"),
+        ({"text": "hat", "anchor": "A  Hat"}, "is the concept itself"),
+        ({"text": "hat", "anchor": " "}, "the anchor of concept:hat is empty"),
+    ],
+)
+def test_concepts_that_mean_nothing(given, said):
+    with pytest.raises(BadInput, match=said):
+        targets.Concept(**given)
+
+
+def test_data_may_say_what_a_target_means(squares):
+    from dataclasses import replace
+
+    told = replace(squares, meant={"concept:dark": (1, 3), "class:bright": (2,)})
+    split = targets.split([targets.Concept("dark"), targets.Class("bright")], told)
+    assert split.classes == (1, 2, 3)
+    assert set(squares.labels[split.retain].tolist()) == {0}

@@ -36,3 +36,10 @@ def test_a_model_without_a_null_label_says_so():
 def test_missing_labels_are_named():
     with pytest.raises(BadInput, match="the data has no labels"):
         ClassConditions(3, 3).null(None)
+
+
+def test_every_label_is_led_to_its_own_anchor_or_to_the_common_one():
+    conditions = ClassConditions(5, 5, anchor=4, anchors=((0, 3), (1, 2)))
+    assert conditions.anchored(torch.tensor([0, 1, 2, 0])).tolist() == [3, 2, 4, 3]
+    with pytest.raises(BadInput, match="no anchor is known"):
+        ClassConditions(5, 5, anchors=((0, 3),)).anchored(torch.tensor([0]))

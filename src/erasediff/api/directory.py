@@ -50,6 +50,16 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    @property
+    def generated(self) -> Path:
+        """Where images are kept that the model drew to show its targets."""
+        return self.path / "generated"
+
+    def only_prepared(self) -> bool:
+        """Whether nothing but drawn images and caches is here: a run that was stopped before it began."""
+        found = {p.name for p in self.path.iterdir()} if self.path.is_dir() else set()
+        return bool(found) and found <= {self.generated.name, CACHE}
+
     def claim(self, *, overwrite: bool, resume: bool) -> None:
         """Make sure that a run may be written here; nothing is written yet. Raises BadInput."""
         if self.path.exists() and not self.path.is_dir():
@@ -61,17 +71,20 @@ class RunDirectory:
                 f"output_dir {self.path} already holds a run; give another directory, --overwrite to replace it, "
                 "or --resume_from_checkpoint latest to go on"
             )
-        # What was cached before a run began, and was killed then, is used by the next.
-        held = self.path.exists() and any(p.name != CACHE for p in self.path.iterdir())
-        occupied = held and not self.record.exists()
+        held = self.path.exists() and any(self.path.iterdir())
+        occupied = held and not self.record.exists() and not self.only_prepared()
         if occupied and not overwrite:
             raise BadInput(f"output_dir {self.path} is not empty and holds no run; give another one, or --overwrite")
 
     def open(self, record: dict[str, Any], *, fresh: bool) -> None:
-        """Create the directory and write ``run.json``; ``fresh`` removes what an earlier run left."""
+        """Create the directory and write ``run.json``; ``fresh`` removes what an earlier run left.
+
+        Drawn images stay where this run was shown some: they are its own by now.
+        """
         with writable(self.path):
             if fresh:
-                for old in (self.model, self.lora, self.checkpoints):
+                kept = [] if record.get("shown") else [self.generated]
+                for old in (self.model, self.lora, self.checkpoints, *kept):
                     shutil.rmtree(old, ignore_errors=True)
                 for file in (self.metrics, self.card, self.record):
                     file.unlink(missing_ok=True)

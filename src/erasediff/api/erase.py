@@ -7,20 +7,21 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from erasediff.api.directory import RunDirectory
+from erasediff.api.gathering import Gathered, gathered
 from erasediff.api.inputs import (
-    asked_in_words,
-    check_fit,
     check_target_kinds,
     forgotten_before,
-    load_data,
     load_model,
     parsed_targets,
-    words,
 )
 from erasediff.api.launch import Job, launch
+from erasediff.api.pairing import paired
 from erasediff.api.run import Run, check_fields, new_record, with_fields
+from erasediff.api.showing import Wishes
 from erasediff.api.weights import trained_weights
 from erasediff.data import targets
+from erasediff.data.generated import drawing_fields
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, listing
 from erasediff.families.base import Model
@@ -36,7 +37,13 @@ def erase(
     method: GradientMethod | str = "erasediff",
     *,
     prompt_template: str | None = None,
-    anchor: str | None = None,
+    anchor: str | Sequence[str] | None = None,
+    images: str | Path | Sequence[str | Path] | None = None,
+    prompts: str | Path | Sequence[str | Path] | None = None,
+    retain_images: str | Path | None = None,
+    retain_prompts: str | Path | Sequence[str | Path] | None = None,
+    generated: str | Path | None = None,
+    skip_unreadable: bool = False,
     output_dir: str | Path | None = None,
     training: TrainingConfig | None = None,
     overwrite: bool = False,
@@ -52,57 +59,93 @@ def erase(
     Args:
         model: a diffusers pipeline, its directory, or a run directory; the model given is not changed.
         target: ``Class(7)``, ``Samples("list.txt")``, their text form, or several of them.
-        data: where forget and retain samples come from; by default what a run directory says it was trained on.
+        data: where forget and retain samples come from; by default what a run directory says it was trained on. A
+            concept needs none: it is shown by images or prompts of its own, or the model draws what it means by it.
         method: a method object, or its name with its default fields.
-        prompt_template: for models asked in words: how a class or caption is said, ``a photo of a {}``.
+        prompt_template: for models asked in words: how a class, caption or concept is said, ``a photo of a {}``.
         anchor: for models asked in words: what is to come in the target's place, ``a painting``.
-        training, fields: the loop's settings, as a whole or one by one (``max_train_steps=...``).
+        images: a folder of images of the concept, of any size; captions from its metadata.jsonl, or the prompts.
+        prompts: a file with a prompt of the concept a line. ``anchor``, ``images`` and ``prompts`` serve all concepts,
+            or are lists with one for each in their order.
+        retain_images: a folder of images of what is to be kept.
+        retain_prompts: files or texts: prompts of what is to be kept, drawn by the model.
+        generated: a run, or its generated/, whose drawn images are taken over where they are the same.
+        skip_unreadable: leave images out that cannot be read, and count them.
+        training, fields: the loop's settings, as a whole or one by one (``max_train_steps=...``), and those of
+            :class:`erasediff.Generation` (``num_forget_images=...``).
         dry_run: check everything and return the plan in ``.record`` without training or writing.
 
     Raises:
         BadInput: anything that cannot be done as asked; nothing has been written then.
         StoppedShort: the losses became non-finite. Interrupted: SIGINT; the state is saved.
     """
+    drawing, fields = drawing_fields(fields)
     config = with_fields(training, ERASE_DEFAULTS, fields)
     chosen: GradientMethod = METHODS[method]() if isinstance(method, str) else method
-    wanted = parsed_targets(target)
+    wanted = paired(parsed_targets(target), anchor=anchor, images=images, prompts=prompts)
     adapted, source, hashes = load_model(model)
-    images = load_data(data, source)
-    adapted = asked_in_words(adapted, images, prompt_template, anchor)
-    check_fit(adapted, images)
     check_target_kinds(wanted, adapted.family)
-    gone = forgotten_before(source, besides=wanted)
-    split = targets.split(wanted, images, gone)
-    adapted.conditions = replace(adapted.conditions, excluded=split.excluded)
-    chosen = decided(chosen, adapted.conditions)
-    _check_needs(chosen, adapted)
-    chosen = with_what_stops_need(chosen, config)
-    name = _name_of(chosen)
-    record = new_record(
-        "erase",
-        config,
-        target=[str(t) for t in wanted],
-        gone=[str(t) for t in gone],
-        method={"name": name, "fields": _jsonable(asdict(chosen)), "paper": chosen.PAPER},  # type: ignore[call-overload]
-        data={"spec": images.spec, "sha256": images.fingerprint(), "n": len(split.forget) + len(split.retain)},
-        **words(adapted, prompt_template, anchor),
-        **trained_weights(adapted, config, source, hashes),
-        plan={
-            "forget_samples": len(split.forget),
-            "retain_samples": len(split.retain),
-            "forward_equivalents_per_step": chosen.forward_equivalents(),
-        },
+    wishes = Wishes(
+        anchor=anchor,
+        retain_images=retain_images,
+        retain_prompts=retain_prompts,
+        generated=generated,
+        skip_unreadable=skip_unreadable,
+        prompt_template=prompt_template,
+        drawing=drawing,
+        seed=config.seed,
+        folder=None if output_dir is None else RunDirectory(Path(output_dir)).generated,
     )
-    job = Job(model=adapted, method=chosen, data=images, retain=split.retain, forget=split.forget, config=config)
+    gone = forgotten_before(source, besides=wanted)
+    found = gathered(adapted, wanted, data, source, hashes, wishes, gone)
+    chosen = decided(chosen, found.model.conditions)
+    _check_needs(chosen, found.model)
+    chosen = with_what_stops_need(chosen, config)
+    record = _record(config, wanted, gone, chosen, found)
+    record |= trained_weights(found.model, config, source, hashes)
+    job = Job(
+        model=found.model,
+        method=chosen,
+        data=found.data,
+        retain=found.split.retain,
+        forget=found.split.forget,
+        config=config,
+        shown=found.shown,
+    )
     return launch(
         job,
         record,
-        title=f"{name} {listing(wanted)}",
+        title=f"{_name_of(chosen)} {listing(wanted)}",
         output_dir=output_dir,
         overwrite=overwrite,
         resume_from_checkpoint=resume_from_checkpoint,
         dry_run=dry_run,
         quiet=quiet,
+    )
+
+
+def _record(
+    config: TrainingConfig,
+    wanted: Sequence[targets.Target],
+    gone: Sequence[targets.Target],
+    method: GradientMethod,
+    found: Gathered,
+) -> dict[str, Any]:
+    forget, retain = len(found.split.forget), len(found.split.retain)
+    plan = {
+        "forget_samples": forget,
+        "retain_samples": retain,
+        "forward_equivalents_per_step": method.forward_equivalents(),
+    }
+    return new_record(
+        "erase",
+        config,
+        target=[str(t) for t in wanted],
+        gone=[str(t) for t in gone],
+        method={"name": _name_of(method), "fields": _jsonable(asdict(method)), "paper": method.PAPER},  # type: ignore[call-overload]
+        data={"spec": found.data.spec, "sha256": found.fingerprint(), "n": forget + retain},
+        **found.record,
+        plan={**plan, **found.plan},
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from erasediff import families
 from erasediff.api.directory import read_run
 from erasediff.data import sources, targets
+from erasediff.data.assembled import SCHEME
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, listing
 from erasediff.families.base import AskedInWords, Model, check_images
@@ -46,11 +47,16 @@ def asked_in_words(model: Model, data: ImageData, template: str | None, anchor: 
                 f"family {model.family} is asked by class number, not in words; leave out prompt_template and anchor"
             )
         return model
-    template = PLAIN if template is None else template
-    if template.count(PLAIN) != 1:
-        raise BadInput(f"prompt_template {template!r} needs {PLAIN} once, where the class or caption goes")
+    check_template(template)
     names = data.class_names if data.labels is not None else ()
-    return model.with_prompts([template.replace(PLAIN, name) for name in names], anchor=anchor)
+    prompts = [(template or PLAIN).replace(PLAIN, name) for name in names]
+    return model.with_prompts([p for p in prompts if p], anchor=anchor)
+
+
+def check_template(template: str | None) -> None:
+    """Raise BadInput for a template without its one ``{}``."""
+    if template is not None and template.count(PLAIN) != 1:
+        raise BadInput(f"prompt_template {template!r} needs {PLAIN} once, where the class or caption goes")
 
 
 def words(model: Model, template: str | None, anchor: str | None) -> dict[str, Any]:
@@ -65,9 +71,12 @@ def load_data(data: ImageData | str | None, source: Path | None) -> ImageData:
         return data
     if data is None:
         try:
-            data = read_run(source or "")[1]["data"]["spec"]
+            directory, record = read_run(source or "")
+            data = str(record["data"]["spec"])
         except (BadInput, KeyError):
             raise BadInput("no data given, and the model has no run.json that names its data; give --data") from None
+        if data.startswith(SCHEME):  # below the run, wherever that has gone since
+            data = f"{SCHEME}{directory.generated}"
     return sources.load(str(data))
 
 
@@ -81,16 +90,39 @@ def forgotten_before(source: Path | None, *, besides: Sequence[targets.Target]) 
     return [targets.parse(text) for text in named if text not in {str(t) for t in besides}]
 
 
+def still_there(gone: Sequence[targets.Target], data: ImageData) -> list[targets.Target]:
+    """Those of ``gone`` that can be found in ``data``: what was put together for a later target may show none of them.
+
+    Of data of other origin only concepts may be absent: no caption need say them.
+    """
+    return [t for t in gone if _is_there(t, data)]
+
+
+def _is_there(target: targets.Target, data: ImageData) -> bool:
+    if str(target) in data.meant:
+        return True
+    if isinstance(target, targets.Concept):
+        return any(target.said_by(name) for name in data.class_names)
+    if not data.spec.startswith(SCHEME):
+        return True
+    try:
+        return bool(target.members(data).any())
+    except BadInput:
+        return False
+
+
 def check_fit(model: Model, data: ImageData) -> None:
     """Raise BadInput unless the model takes these images and labels."""
     check_images(model, data.image_shape)
-    classes = model.conditions.num_classes
+    classes, null = model.conditions.num_classes, model.conditions.null_label
     if classes and data.labels is None:
         raise BadInput(f"the model is asked by class label, and {data.spec} has no labels")
-    if classes and data.labels is not None and int(data.labels.max()) >= classes:
-        raise BadInput(
-            f"{data.spec} has labels up to {int(data.labels.max())}, the model's classes are 0 to {classes - 1}"
-        )
+    if not classes or data.labels is None:
+        return
+    # Images put together for a model asked in words may be of the null prompt.
+    labels = data.labels[data.labels != null] if data.spec.startswith(SCHEME) else data.labels
+    if len(labels) and int(labels.max()) >= classes:
+        raise BadInput(f"{data.spec} has labels up to {int(labels.max())}, the model's classes are 0 to {classes - 1}")
 
 
 def check_target_kinds(wanted: Sequence[targets.Target], family: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -26,16 +27,26 @@ def judge_for(
         return Judge.load(given)
     if data.labels is None:
         return None
-    place = None if kept is None else kept / f"judge-{key_of(data.fingerprint(), data.held_out.tolist(), seed)}"
+    labels = _grouped(data, data.labels)
+    parts = [data.fingerprint(), data.held_out.tolist(), seed, *([labels.tolist()] if data.meant else [])]
+    place = None if kept is None else kept / f"judge-{key_of(*parts)}"
     if place is not None and place.is_dir():
         try:
             return Judge.load(place)
         except BadInput:
             pass  # damaged: train it again
-    judge = _trained(data, data.labels, seed, quiet=quiet)
+    judge = _trained(data, labels, seed, quiet=quiet)
     if place is not None:
         judge.save(place)
     return judge
+
+
+def _grouped(data: ImageData, labels: Tensor) -> Tensor:
+    """Labels [N]: all prompts of one target are its first, since no eye tells in which words it was asked."""
+    found = labels.clone()
+    for classes in data.meant.values():
+        found[torch.isin(labels, torch.tensor(classes))] = classes[0]
+    return found
 
 
 def _trained(data: ImageData, labels: Tensor, seed: int, *, quiet: bool) -> Judge:

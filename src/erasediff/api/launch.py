@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from erasediff.api.directory import CACHE, RunDirectory
+from erasediff.api.drawing import drawn
 from erasediff.api.latents import LATENTS, latents_of
 from erasediff.api.run import Run, complete, resumed
+from erasediff.api.showing import Shown
 from erasediff.data.pairs import Pairs
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput
@@ -28,7 +30,10 @@ from erasediff.training.processes import Processes
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is to be run. ``retain`` and ``forget`` are data indices; nothing is forgotten where ``forget`` is None."""
+    """What is to be run. ``retain`` and ``forget`` are data indices; nothing is forgotten where ``forget`` is None.
+
+    ``shown``: what the images of ``data`` are still to be put together of, where some must be drawn first.
+    """
 
     model: Model
     method: GradientMethod
@@ -37,6 +42,7 @@ class Job:
     forget: Tensor | None
     config: TrainingConfig
     dropout: bool = False
+    shown: Shown | None = None
 
 
 def launch(
@@ -51,8 +57,11 @@ def launch(
     dry_run: bool = False,
 ) -> Run:
     """Run ``job``; nothing is written before everything that can be refused has been."""
-    config, resuming = job.config, resume_from_checkpoint is not None
+    config = job.config
     place = RunDirectory(Path(output_dir)) if output_dir is not None else None
+    if place is not None and place.only_prepared():
+        resume_from_checkpoint = None  # stopped while drawing: there is no run yet
+    resuming = resume_from_checkpoint is not None
     if place is not None:
         place.claim(overwrite=overwrite, resume=resuming)
     if dry_run:
@@ -69,12 +78,14 @@ def launch(
 def _session(
     job: Job, place: RunDirectory | None, checkpoint: Checkpoint | None, processes: Processes, *, quiet: bool
 ) -> Session:
-    """The run at its beginning, or where ``checkpoint`` left it. Latents are computed first, where there are any."""
-    config = job.config
+    """The run at its beginning, or where ``checkpoint`` left it; first what it is shown is drawn and encoded."""
+    config, data = job.config, job.data
+    if job.shown is not None:
+        data = drawn(job.shown, job.model, data, None if place is None else place.generated, processes, quiet=quiet)
     used = job.retain if job.forget is None else torch.cat([job.retain, job.forget])
     kept = None if place is None else place.path / LATENTS
     pairs = Pairs(
-        job.data,
+        data,
         job.retain,
         job.forget,
         batch_size=config.train_batch_size * config.gradient_accumulation_steps,
@@ -82,7 +93,7 @@ def _session(
         device=processes.device,
         rank=processes.rank,
         world=processes.world,
-        encoded=latents_of(job.model, job.data, used, kept, processes, quiet=quiet),
+        encoded=latents_of(job.model, data, used, kept, processes, quiet=quiet),
     )
     return start(job.model, job.method, pairs, config, processes=processes, dropout=job.dropout, checkpoint=checkpoint)
 

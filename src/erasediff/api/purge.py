@@ -6,14 +6,14 @@ import shutil
 from pathlib import Path
 
 from erasediff.api.directory import read_run
-from erasediff.errors import BadInput
+from erasediff.errors import BadInput, listing
 from erasediff.files import writable, write_json
 
-HOLDERS = ("checkpoints", "cache", "base")
+HOLDERS = ("checkpoints", "cache", "base", "generated")
 
 
 def purge(run: str | Path) -> tuple[list[Path], list[str]]:
-    """Delete checkpoints, caches and a copied base model below a finished run.
+    """Delete checkpoints, caches, drawn images and a copied base model below a finished run.
 
     Returns what was removed, and notes on what still knows the target but lies outside the run.
     Raises BadInput for a directory that is no run, and for one that is not finished: it could not be resumed any more.
@@ -42,5 +42,7 @@ def purge(run: str | Path) -> tuple[list[Path], list[str]]:
         notes.append(
             "this run is a LoRA on it and cannot do without it; `erasediff export RUN --to full` merges the two"
         )
-    notes.append(f"the data itself is not touched: {record.get('data', {}).get('spec')}")
+    data = (record.get("shown") or {}).get("sources", [record.get("data", {}).get("spec")])
+    if data:
+        notes.append(f"the data itself is not touched: {listing(data)}")
     return removed, notes

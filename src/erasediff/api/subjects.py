@@ -18,6 +18,7 @@ from erasediff.api.inputs import (
     load_data,
     load_model,
     parsed_targets,
+    still_there,
 )
 from erasediff.auditing.question import Question
 from erasediff.auditing.result import ERASED
@@ -53,6 +54,8 @@ class Subjects:
         record = _record_of(source)
         wanted = parsed_targets(target if target is not None else _recorded_target(record))
         images = load_data(data, source)
+        if target is None:  # what was put together for the last target of several need not show the earlier ones
+            wanted = still_there(wanted, images) or wanted
         models, weights = {ERASED: erased}, {ERASED: hashes}
         for name, other in others.items():
             models[name], _, weights[name] = load_model(other)
@@ -63,7 +66,7 @@ class Subjects:
             check_fit(subject, images)
             _check_alike(name, subject, erased)
         check_target_kinds(wanted, erased.family)
-        split = targets.split(wanted, images, forgotten_before(source, besides=wanted))
+        split = targets.split(wanted, images, still_there(forgotten_before(source, besides=wanted), images))
         for subject in models.values():
             subject.denoiser.to("cuda" if torch.cuda.is_available() else "cpu")
         made = {"models": models, "weights": weights, "images": images, "targets": wanted}

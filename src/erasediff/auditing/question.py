@@ -47,7 +47,9 @@ class Question:
         """The classes of the data that are asked for and judged as retained; none of an unconditional model."""
         if not model.conditions.num_classes:
             return []
-        return [c for c in range(len(self.data.class_names)) if c not in {*self.classes, *self.gone}]
+        there = range(len(self.data.class_names)) if self.data.labels is None else self.data.labels.unique().tolist()
+        # The null prompt is no class, though images may be of it; nor can a class be judged that has no image.
+        return [c for c in there if c < model.conditions.num_classes and c not in {*self.classes, *self.gone}]
 
     def called_target(self, drawn: Tensor) -> NDArray[np.bool_]:
         """Which images [N, C, H, W] the judge calls the target."""

@@ -8,6 +8,8 @@ from typing import Any
 
 from erasediff.cli.bridge import Parser, add_fields, chosen_fields
 from erasediff.cli.common import GIVEN, add_output, add_run_flags, config_entries, early, parse
+from erasediff.cli.showing import add_showing
+from erasediff.data.generated import Generation
 from erasediff.errors import BadInput
 from erasediff.methods import METHODS
 from erasediff.training.config import ERASE_DEFAULTS, TrainingConfig
@@ -26,7 +28,7 @@ def parser(method: str) -> Parser:
         metavar="TARGET",
         action="append",
         default=GIVEN,
-        help="what to forget: class:7, class:NAME, samples:FILE, samples:DIR (repeatable)",
+        help="what to forget: class:7, class:NAME, samples:FILE, samples:DIR, concept:TEXT (repeatable)",
     )
     made.add_argument("--data", default=GIVEN, help="digits, FILE.npz, mnist:DIR, an image folder, or a datasets id")
     made.add_argument(
@@ -38,14 +40,13 @@ def parser(method: str) -> Parser:
         default=GIVEN,
         help="for models asked in words: how a class or caption is said, 'a photo of a {}' (default: '{}')",
     )
-    made.add_argument(
-        "--anchor", metavar="TEXT", default=GIVEN, help="for models asked in words: what comes in the target's place"
-    )
+    add_showing(made)
     made.add_argument("--dry_run", action="store_true", default=GIVEN, help="check everything, print the plan, stop")
     add_output(made)
     add_run_flags(made)
     add_fields(made, kind, f"method {method} ({kind.PAPER})", prefix=PREFIX)
     add_fields(made, TrainingConfig, "the loop", defaults=ERASE_DEFAULTS)
+    add_fields(made, Generation, "images that the model draws to show a concept, or what is to be kept")
     return made
 
 
@@ -67,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
     kind = METHODS[method]
     required = ["model", "target", "output_dir"]
     given = parse(parser(method), argv, entries, required)
-    fields = chosen_fields(TrainingConfig, given)
+    fields = {**chosen_fields(TrainingConfig, given), **chosen_fields(Generation, given)}
     chosen = kind(**chosen_fields(kind, given, PREFIX))
     rest = {k: v for k, v in given.items() if k not in fields and not k.startswith(PREFIX) and k != "method"}
     model = rest.pop("model")

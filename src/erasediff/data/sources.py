@@ -10,8 +10,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,10 @@ NPZ_ARRAYS = ("images", "labels", "class_names", "held_out")
 
 @dataclass(frozen=True, kw_only=True)
 class ImageData:
-    """Labelled images in memory. ``images``: uint8 [N, C, H, W]; ``labels``: int64 [N] or None; ``held_out``: [N]."""
+    """Labelled images in memory. ``images``: uint8 [N, C, H, W]; ``labels``: int64 [N] or None; ``held_out``: [N].
+
+    ``meant``: targets whose classes are not to be read off the names, as text, with the numbers of their classes.
+    """
 
     spec: str
     images: Tensor
@@ -36,6 +39,7 @@ class ImageData:
     class_names: tuple[str, ...]
     names: tuple[str, ...]
     held_out: Tensor
+    meant: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -236,7 +240,14 @@ def hub(spec: str) -> ImageData:
     return build(spec, arrays, np.array(table[labels]), class_names=table.features[labels].names)
 
 
-SCHEMES: dict[str, Callable[[str], ImageData]] = {"mnist": mnist}
+def drawn(spec: str) -> ImageData:
+    """``generated:DIR``: what an erase was shown, put together again from DIR, the ``generated/`` of its run."""
+    from erasediff.data.assembled import load as assembled
+
+    return assembled(spec)
+
+
+SCHEMES: dict[str, Callable[[str], ImageData]] = {"mnist": mnist, "generated": drawn}
 
 
 def load(spec: str) -> ImageData:

@@ -33,11 +33,15 @@ class Class:
             return int(text)
         raise BadInput(f"there is no class {text!r}{nearest(text, class_names)}; classes: {listing(class_names)}")
 
+    def classes(self, data: ImageData) -> tuple[int, ...]:
+        """Its number in ``data``, as a tuple of one."""
+        return data.meant.get(str(self)) or (self.number(data.class_names),)
+
     def members(self, data: ImageData) -> Tensor:
         """Mask [N] of the samples of this class."""
         if data.labels is None:
             raise BadInput(f"target {self} needs labels, and {data.spec} has none; use samples:FILE")
-        return data.labels == self.number(data.class_names)
+        return torch.isin(data.labels, torch.tensor(self.classes(data)))
 
 
 @dataclass(frozen=True)
@@ -80,30 +84,77 @@ class Samples:
 
 @dataclass(frozen=True)
 class Concept:
-    """Something a prompt can say: every sample whose class (its name or caption) says it. For models asked in words."""
+    """Something a prompt can say; for models asked in words.
+
+    Without ``images`` and ``prompts`` it means every sample of the data whose class (its name or caption) says it, and
+    where there is no data, images that the model draws of prompts with ``text`` in them.
+
+    Args:
+        text: the concept, ``Van Gogh``.
+        anchor: what is to come in its place, ``a painting``.
+        images: a folder of images that show it.
+        prompts: prompts that mean it: a file with one a line, or a list. Captions of ``images`` that have none, or
+            what the model draws where no images are given.
+
+    Raises BadInput for an empty concept, and for one that is its own anchor.
+    """
 
     text: str
+    anchor: str | None = None
+    images: str | Path | None = None
+    prompts: str | Path | Sequence[str] | None = None
     kind = "concept"
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise BadInput("a concept is empty; say what is to be forgotten, such as concept:Van Gogh")
+        if self.anchor is not None and not self.anchor.strip():
+            raise BadInput(f"the anchor of {self} is empty; say what is to come in its place, or leave it out")
+        if self.anchor is not None and _bare(self.anchor) == _bare(self.text):
+            raise BadInput(f"the anchor of {self} is the concept itself ({self.anchor!r}); give something more general")
+        if isinstance(self.prompts, Sequence) and not isinstance(self.prompts, str):
+            object.__setattr__(self, "prompts", tuple(self.prompts))
 
     def __str__(self) -> str:
         return f"concept:{self.text}"
 
+    @property
+    def shown(self) -> bool:
+        """Whether it comes with images or prompts of its own."""
+        return self.images is not None or self.prompts is not None
+
+    def said_by(self, prompt: str) -> bool:
+        """Whether ``prompt`` holds the text as whole words, in any case."""
+        return says(self.text, prompt)
+
     def numbers(self, class_names: Sequence[str]) -> tuple[int, ...]:
-        """The classes whose names hold the text as whole words, in any case. Raises BadInput where none does."""
-        said = re.compile(rf"(?<!\w){re.escape(self.text.strip())}(?!\w)", re.IGNORECASE)
-        found = tuple(c for c, name in enumerate(class_names) if said.search(name))
+        """The classes whose names say it. Raises BadInput where none does."""
+        found = tuple(c for c, name in enumerate(class_names) if self.said_by(name))
         if not found:
             raise BadInput(
                 f"target {self}: no class or caption says {self.text!r}{nearest(self.text, class_names)}; "
-                f"there are: {listing(class_names)}"
+                f"there are: {listing(class_names)}; or show it by images or prompts of its own (--images, --prompts)"
             )
         return found
+
+    def classes(self, data: ImageData) -> tuple[int, ...]:
+        """Its classes in ``data``: those that ``data`` says are meant, else those whose names say it."""
+        return data.meant.get(str(self)) or self.numbers(data.class_names)
 
     def members(self, data: ImageData) -> Tensor:
         """Mask [N] of the samples whose class says it."""
         if data.labels is None:
             raise BadInput(f"target {self} needs class names or captions, and {data.spec} has none; use samples:FILE")
-        return torch.isin(data.labels, torch.tensor(self.numbers(data.class_names)))
+        return torch.isin(data.labels, torch.tensor(self.classes(data)))
+
+
+def says(text: str, prompt: str) -> bool:
+    """Whether ``prompt`` holds ``text`` as whole words, in any case."""
+    return re.search(rf"(?<!\w){re.escape(text.strip())}(?!\w)", prompt, re.IGNORECASE) is not None
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"^(a|an|the)\s+", "", " ".join(text.casefold().split()))
 
 
 Target = Class | Samples | Concept
@@ -164,6 +215,4 @@ def _members(targets: Sequence[Target], data: ImageData) -> Tensor:
 
 
 def _classes(targets: Sequence[Target], data: ImageData) -> tuple[int, ...]:
-    numbers = {t.number(data.class_names) for t in targets if isinstance(t, Class)}
-    said = {c for t in targets if isinstance(t, Concept) for c in t.numbers(data.class_names)}
-    return tuple(sorted(numbers | said))
+    return tuple(sorted({c for t in targets if isinstance(t, (Class, Concept)) for c in t.classes(data)}))

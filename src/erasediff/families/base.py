@@ -41,13 +41,15 @@ class ClassConditions:
 
     ``null_label`` is the label that means "no condition" (``None``: the model has none), ``excluded`` the classes
     that :meth:`other` never draws: those to be forgotten. ``anchor``: the label of what is to come in their place,
-    which need not be a class (a model asked in words has one where it was given).
+    which need not be a class (a model asked in words has one where it was given). ``anchors``: (label, its own anchor)
+    where several targets have different ones.
     """
 
     num_classes: int
     null_label: int | None
     excluded: tuple[int, ...] = ()
     anchor: int | None = None
+    anchors: tuple[tuple[int, int], ...] = ()
 
     def own(self, labels: Tensor | None) -> Condition:
         """Each sample's own condition [B]; ``None`` for an unconditional model."""
@@ -65,7 +67,11 @@ class ClassConditions:
         """The anchor's condition for as many samples as ``labels`` has [B]. Raises BadInput where there is none."""
         if self.anchor is None:
             raise BadInput("no anchor is known: what is to come in the target's place; give --anchor TEXT")
-        return torch.full_like(_given(labels), self.anchor)
+        own = _given(labels)
+        found = torch.full_like(own, self.anchor)
+        for label, anchor in self.anchors:
+            found = torch.where(own == label, anchor, found)
+        return found
 
     def other(self, labels: Tensor | None, uniform: Tensor, weights: Tensor | None = None) -> Condition:
         """A class drawn for each sample, never its own nor an excluded one. ``uniform``: [B] draws from U[0, 1).

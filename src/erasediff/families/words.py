@@ -38,7 +38,10 @@ def check_length(words: Any, said: Any, prompt: str, limit: int) -> None:
     """Raise BadInput for a prompt that the tokenizer would cut: the cut might take the concept."""
     length = len(words(said, verbose=False).input_ids)
     if length > limit:
-        raise BadInput(f"prompt {prompt!r} has {length} tokens with start and end, the model reads {limit}; shorten it")
+        raise BadInput(
+            f"prompt {prompt!r} has {length} tokens with start and end, the model reads {limit} and would cut the "
+            "rest; shorten it"
+        )
 
 
 def check_pairs(pairs: Sequence[tuple[Any, Any]]) -> None:
