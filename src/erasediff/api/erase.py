@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from erasediff.api.editing import beginning, check_settings, concepts, run_edit, texts_of
 from erasediff.api.inputs import (
     asked_in_words,
     check_fit,
@@ -18,13 +19,13 @@ from erasediff.api.inputs import (
     words,
 )
 from erasediff.api.launch import Job, launch
+from erasediff.api.needs import check_needs, described, name_of
 from erasediff.api.run import Run, check_fields, new_record, with_fields
 from erasediff.data import targets
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, listing
-from erasediff.families.base import Model
 from erasediff.methods import METHODS
-from erasediff.methods.base import GradientMethod, decided
+from erasediff.methods.base import Method, WeightEdit, decided
 from erasediff.training.config import ERASE_DEFAULTS, TrainingConfig
 
 
@@ -32,10 +33,11 @@ def erase(
     model: Any,
     target: targets.Target | str | Sequence[targets.Target | str],
     data: ImageData | str | None = None,
-    method: GradientMethod | str = "erasediff",
+    method: Method | str = "erasediff",
     *,
     prompt_template: str | None = None,
     anchor: str | None = None,
+    init: WeightEdit | str | None = None,
     output_dir: str | Path | None = None,
     training: TrainingConfig | None = None,
     overwrite: bool = False,
@@ -54,7 +56,10 @@ def erase(
         data: where forget and retain samples come from; by default what a run directory says it was trained on.
         method: a method object, or its name with its default fields.
         prompt_template: for models asked in words: how a class or caption is said, ``a photo of a {}``.
-        anchor: for models asked in words: what is to come in the target's place, ``a painting``.
+        anchor: what is to come in the target's place: ``a painting`` for models asked in words, ``class:3`` for
+            models asked by class.
+        init: a method without steps (or its name) whose edited weights the steps begin at; the frozen model that
+            targets are taken from stays the one given.
         training, fields: the loop's settings, as a whole or one by one (``max_train_steps=...``).
         dry_run: check everything and return the plan in ``.record`` without training or writing.
 
@@ -63,7 +68,7 @@ def erase(
         StoppedShort: the losses became non-finite. Interrupted: SIGINT; the state is saved.
     """
     config = with_fields(training, ERASE_DEFAULTS, fields)
-    chosen: GradientMethod = METHODS[method]() if isinstance(method, str) else method
+    chosen: Method = METHODS[method]() if isinstance(method, str) else method
     wanted = parsed_targets(target)
     adapted, source, hashes = load_model(model)
     images = load_data(data, source)
@@ -74,15 +79,17 @@ def erase(
     split = targets.split(wanted, images, gone)
     adapted.conditions = replace(adapted.conditions, excluded=split.excluded)
     chosen = decided(chosen, adapted.conditions)
-    _check_needs(chosen, adapted)
+    forgotten = None if images.labels is None else images.labels[split.forget]
+    check_needs(chosen, adapted, forgotten)
+    texts = texts_of(wanted, prompt_template)
+    begin = beginning(init, chosen, adapted, forgotten)
     chosen = with_what_stops_need(chosen, config)
-    name = _name_of(chosen)
     record = new_record(
         "erase",
         config,
         target=[str(t) for t in wanted],
         gone=[str(t) for t in gone],
-        method={"name": name, "fields": _jsonable(asdict(chosen)), "paper": chosen.PAPER},  # type: ignore[call-overload]
+        method=described(chosen),
         data={"spec": images.spec, "sha256": images.fingerprint(), "n": len(split.forget) + len(split.retain)},
         **words(adapted, prompt_template, anchor),
         base_model={"source": str(source) if source else None, "sha256": hashes},
@@ -92,11 +99,24 @@ def erase(
             "forward_equivalents_per_step": chosen.forward_equivalents(),
         },
     )
-    job = Job(model=adapted, method=chosen, data=images, retain=split.retain, forget=split.forget, config=config)
+    if isinstance(chosen, WeightEdit):
+        check_settings(chosen, config, resume_from_checkpoint)
+        return run_edit(chosen, adapted, texts, record, output_dir, overwrite=overwrite, dry_run=dry_run)
+    if begin is not None:
+        record["init"] = described(begin)
+    job = Job(
+        model=adapted,
+        method=chosen,
+        data=images,
+        retain=split.retain,
+        forget=split.forget,
+        config=config,
+        initial=None if begin is None else lambda: begin.edit(concepts(adapted, texts)),
+    )
     return launch(
         job,
         record,
-        title=f"{name} {listing(wanted)}",
+        title=f"{name_of(chosen)} {listing(wanted)}",
         output_dir=output_dir,
         overwrite=overwrite,
         resume_from_checkpoint=resume_from_checkpoint,
@@ -105,50 +125,22 @@ def erase(
     )
 
 
-def _check_needs(method: GradientMethod, model: Model) -> None:
-    name, needs, conditions = _name_of(method), method.needs, model.conditions
-    if needs.classes and len(conditions.classes()) < 2 - bool(conditions.excluded):
-        without = [n for n in METHODS if not METHODS[n]().needs.classes]
-        raise BadInput(
-            f"method {name} relabels forget samples to another class, or replays the others, and this model has none; "
-            f"use --method.forget_target noise (erasediff, weighted_sum), or one of: {listing(without)}"
-        )
-    if needs.anchor and conditions.anchor is None:
-        raise BadInput(
-            f"method {name} leads forget samples to an anchor, and there is none: give --anchor TEXT (to a model that "
-            "is asked in words), or use another forget_target"
-        )
-    if needs.null_condition and conditions.num_classes and conditions.null_label is None:
-        raise BadInput(f"method {name} needs a null condition, and this model has none; use another forget_target")
-
-
-def with_what_stops_need(method: GradientMethod, config: TrainingConfig) -> GradientMethod:
+def with_what_stops_need(method: Method, config: TrainingConfig) -> Method:
     """The method, measuring what the stopping rules of ``config`` look at. Raises BadInput if it cannot."""
-    name = _name_of(method)
+    name = name_of(method)
     if config.retain_budget is not None and not method.needs.retain_set:
         raise BadInput(f"retain_budget cannot be kept: method {name} never looks at the retain set")
     if config.slack_tolerance is None:
         return method
     if not hasattr(method, "track_slack"):
         raise BadInput(f"slack_tolerance cannot be checked: method {name} has no forget target whose floor is known")
-    tracking: GradientMethod = replace(method, track_slack=True)  # type: ignore[type-var]
+    tracking: Method = replace(method, track_slack=True)  # type: ignore[type-var]
     return tracking
 
 
-def _name_of(method: GradientMethod) -> str:
-    for name in METHODS:
-        if METHODS[name] is type(method):
-            return name
-    return type(method).__name__
-
-
-def method_named(name: str, fields: dict[str, Any]) -> GradientMethod:
+def method_named(name: str, fields: dict[str, Any]) -> Method:
     """The method of that name with ``fields`` set. Raises BadInput for an unknown name or field."""
     kind = METHODS[name]
     check_fields(f"field of method {name}", kind, fields)
-    made: GradientMethod = kind(**fields)
+    made: Method = kind(**fields)
     return made
-
-
-def _jsonable(fields: dict[str, Any]) -> dict[str, Any]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}

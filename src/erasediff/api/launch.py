@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,10 @@ from erasediff.training.processes import Processes
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is to be run. ``retain`` and ``forget`` are data indices; nothing is forgotten where ``forget`` is None."""
+    """What is to be run. ``retain`` and ``forget`` are data indices; nothing is forgotten where ``forget`` is None.
+
+    ``initial``: what makes the weights, by name, that the steps begin at instead of the model's own.
+    """
 
     model: Model
     method: GradientMethod
@@ -30,6 +34,7 @@ class Job:
     forget: Tensor | None
     config: TrainingConfig
     dropout: bool = False
+    initial: Callable[[], Mapping[str, Tensor]] | None = None
 
 
 def launch(
@@ -62,8 +67,16 @@ def launch(
         rank=processes.rank,
         world=processes.world,
     )
+    initial = job.initial() if job.initial is not None else None
     session = start(
-        job.model, job.method, pairs, config, processes=processes, dropout=job.dropout, checkpoint=checkpoint
+        job.model,
+        job.method,
+        pairs,
+        config,
+        processes=processes,
+        dropout=job.dropout,
+        checkpoint=checkpoint,
+        initial=initial,
     )
     if place is not None and processes.is_main:
         place.open(record, fresh=checkpoint is None)

@@ -39,7 +39,10 @@ def parser(method: str) -> Parser:
         help="for models asked in words: how a class or caption is said, 'a photo of a {}' (default: '{}')",
     )
     made.add_argument(
-        "--anchor", metavar="TEXT", default=GIVEN, help="for models asked in words: what comes in the target's place"
+        "--anchor", metavar="TEXT", default=GIVEN, help="what comes in the target's place: words, or class:NAME"
+    )
+    made.add_argument(
+        "--init", metavar="NAME", default=GIVEN, help="start from what this method without steps edits, such as uce"
     )
     made.add_argument("--dry_run", action="store_true", default=GIVEN, help="check everything, print the plan, stop")
     add_output(made)

@@ -16,10 +16,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from erasediff.errors import BadInput
-from erasediff.families.base import ClassConditions, Condition
+from erasediff.families.base import ClassConditions, Condition, TextMap
 from erasediff.families.latents import Latents, first_line
 from erasediff.families.noising import Noising
 from erasediff.families.prompts import NULL, PromptTable
+from erasediff.families.text_maps import CROSS_ATTENTION, maps_ending
 from erasediff.files import read_json, staged_directory, write_json
 
 try:
@@ -122,6 +123,9 @@ class StableDiffusion:
 
     def class_tables(self, denoiser: nn.Module) -> list[nn.Embedding]:  # noqa: ARG002
         return []
+
+    def text_maps(self, denoiser: nn.Module) -> list[TextMap]:
+        return maps_ending(denoiser, CROSS_ATTENTION)
 
     def sampler(self, num_inference_steps: int) -> DPMSolverMultistepScheduler:
         # Latents have no range to be clipped to; and the solver must be an ODE's, so that the noise tells the image.

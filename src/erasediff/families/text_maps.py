@@ -1,0 +1,18 @@
+"""Finding the maps that read text, by the ends of their parameters' names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from erasediff.families.base import TextMap
+
+# Keys and values of every cross-attention: in UNets the text enters nowhere else.
+CROSS_ATTENTION = {f".attn2.{side}.weight": "encoder_hidden_states" for side in ("to_k", "to_v")}
+
+
+def maps_ending(denoiser: nn.Module, ends: Mapping[str, str]) -> list[TextMap]:
+    """The weights of ``denoiser`` whose names end as a key of ``ends``, with the embedding that its value names."""
+    names = [name for name, _ in denoiser.named_parameters()]
+    return [TextMap(name, ends[end]) for name in names for end in ends if name.endswith(end)]
