@@ -6,11 +6,13 @@ from dataclasses import asdict, replace
 import diffusers
 import pytest
 import torch
+from tests.methods import _miniatures as miniatures
+from tests.methods._miniatures import VARIANTS, is_edit, pairs, quick
 
 from erasediff import families
 from erasediff.api.erase import erase, method_named
 from erasediff.data.pairs import Pairs
-from erasediff.data.targets import split
+from erasediff.data.targets import Class, split
 from erasediff.errors import BadInput
 from erasediff.families.tiny import TINY
 from erasediff.methods import METHODS
@@ -22,37 +24,17 @@ from erasediff.training.loop import snapshot, start, take_step
 CONFIG = TrainingConfig(max_train_steps=4, train_batch_size=4, learning_rate=1e-3, checkpointing_steps=0)
 
 
-def suits(name, family):
-    """The methods that can work on a family as they are; the others are refused, see below."""
-    return TINY[family]().conditions.num_classes or not METHODS[name]().needs.classes
-
-
-# What a method prepares, in small.
-QUICK = {
-    "selective_amnesia": {"fisher_samples": 8, "fisher_timesteps": 1, "replay_samples": 8, "replay_steps": 2},
-}
-
-
-def quick(name):
-    return METHODS[name](**QUICK.get(name, {}))
-
-
-EVERY = [(name, family) for name in METHODS for family in sorted(TINY) if suits(name, family)]
+EVERY = pairs(METHODS, sorted(TINY))
+# Settings that make another method of it, where they are at home and on one model that is asked by class.
+EVERY += pairs(VARIANTS, ["unet2d"])
 
 
 def session(name, family, squares, *, checkpoint=None, **changes):
-    model = TINY[family]()
-    divided = split([_target()], squares)
-    model.conditions = replace(model.conditions, excluded=divided.classes)
-    pairs = Pairs(squares, divided.retain, divided.forget, batch_size=4, seed=0)
+    model, data = miniatures.model(name, family), miniatures.data(family, squares)
+    divided = split([Class(1)], data)
+    pairs = Pairs(data, divided.retain, divided.forget, batch_size=4, seed=0)
     method = decided(quick(name), model.conditions)
     return start(model, method, pairs, replace(CONFIG, **changes), checkpoint=checkpoint)
-
-
-def _target():
-    from erasediff.data.targets import Class
-
-    return Class(1)
 
 
 def weights(s):
@@ -112,7 +94,9 @@ def test_a_resumed_run_is_the_unbroken_run(name, family, squares):
 
 @pytest.mark.parametrize(("name", "family"), EVERY)
 def test_what_is_saved_predicts_the_same_in_plain_diffusers(name, family, squares, tmp_path):
-    run = erase(TINY[family]().pipeline(), "class:1", squares, quick(name), training=CONFIG, quiet=True)
+    asked = {"anchor": miniatures.anchor(name, family), "training": CONFIG, "quiet": True}
+    data = miniatures.data(family, squares)
+    run = erase(miniatures.pipeline(family), "class:1", data, quick(name), **asked)
     run.save(tmp_path / "run")
     plain = plain_denoiser(tmp_path / "run" / "model")
     shape = run.model.encode(torch.zeros(2, *run.model.image_shape)).shape
@@ -142,15 +126,17 @@ def test_what_a_method_declares(name):
     kind = METHODS[name]
     assert kind.PAPER.startswith("arXiv:")
     assert kind.SUMMARY
-    assert kind().forward_equivalents() > 0
+    assert (kind().forward_equivalents() == 0) == is_edit(name)
 
 
 @pytest.mark.parametrize(("name", "family"), EVERY)
 def test_the_declared_cost_of_a_step_is_the_measured_one(name, family, squares):
     s = session(name, family, squares)
     s.context.spent = 0.0
-    s.method.direction(s.context, s.pairs.at(0), s.state)
-    assert s.context.spent / s.pairs.batch_size == s.method.forward_equivalents()
+    for step in range(2):  # a method that draws stops once at each of its two sampling steps
+        s.context.begin(step)
+        s.method.direction(s.context, s.pairs.at(step), s.state)
+    assert s.context.spent / 2 / s.pairs.batch_size == s.method.forward_equivalents()
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))
@@ -164,6 +150,14 @@ def test_a_method_that_needs_classes_is_refused_an_unconditional_model(squares):
     method = METHODS["erasediff"](forget_target="relabel")
     with pytest.raises(BadInput, match=r"relabels.*use --method.forget_target noise"):
         erase(TINY["unet2d-unconditional"]().pipeline(), "class:1", squares, method, quiet=True)
+
+
+@pytest.mark.parametrize(("name", "family"), miniatures.refused([*METHODS, *VARIANTS], sorted(TINY)))
+def test_what_is_not_supported_is_refused_with_the_reason(name, family, squares):
+    asked = {"anchor": miniatures.anchor(name, family) if TINY[family]().conditions.num_classes else None}
+    kind = VARIANTS.get(name, (name, {}))[0]
+    with pytest.raises(BadInput, match=rf"^method {kind} .*(; use|give --anchor)"):
+        erase(miniatures.pipeline(family), "class:1", squares, quick(name), quiet=True, **asked)
 
 
 def test_auto_is_decided_and_recorded(squares):

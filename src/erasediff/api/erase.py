@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from erasediff.api.directory import RunDirectory
+from erasediff.api.editing import beginning, check_settings, concepts, run_edit, texts_of
 from erasediff.api.gathering import Gathered, gathered
 from erasediff.api.inputs import (
     check_target_kinds,
@@ -16,6 +17,7 @@ from erasediff.api.inputs import (
     parsed_targets,
 )
 from erasediff.api.launch import Job, launch
+from erasediff.api.needs import check_needs, described, name_of
 from erasediff.api.pairing import paired
 from erasediff.api.run import Run, check_fields, new_record, with_fields
 from erasediff.api.showing import Wishes
@@ -24,9 +26,8 @@ from erasediff.data import targets
 from erasediff.data.generated import drawing_fields
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, listing
-from erasediff.families.base import Model
 from erasediff.methods import METHODS
-from erasediff.methods.base import GradientMethod, decided
+from erasediff.methods.base import Method, WeightEdit, decided
 from erasediff.training.config import ERASE_DEFAULTS, TrainingConfig
 
 
@@ -34,7 +35,7 @@ def erase(
     model: Any,
     target: targets.Target | str | Sequence[targets.Target | str],
     data: ImageData | str | None = None,
-    method: GradientMethod | str = "erasediff",
+    method: Method | str = "erasediff",
     *,
     prompt_template: str | None = None,
     anchor: str | Sequence[str] | None = None,
@@ -44,6 +45,7 @@ def erase(
     retain_prompts: str | Path | Sequence[str | Path] | None = None,
     generated: str | Path | None = None,
     skip_unreadable: bool = False,
+    init: WeightEdit | str | None = None,
     output_dir: str | Path | None = None,
     training: TrainingConfig | None = None,
     overwrite: bool = False,
@@ -63,7 +65,8 @@ def erase(
             concept needs none: it is shown by images or prompts of its own, or the model draws what it means by it.
         method: a method object, or its name with its default fields.
         prompt_template: for models asked in words: how a class, caption or concept is said, ``a photo of a {}``.
-        anchor: for models asked in words: what is to come in the target's place, ``a painting``.
+        anchor: what is to come in the target's place: ``a painting`` for models asked in words, ``class:3`` for
+            models asked by class.
         images: a folder of images of the concept, of any size; captions from its metadata.jsonl, or the prompts.
         prompts: a file with a prompt of the concept a line. ``anchor``, ``images`` and ``prompts`` serve all concepts,
             or are lists with one for each in their order.
@@ -71,6 +74,8 @@ def erase(
         retain_prompts: files or texts: prompts of what is to be kept, drawn by the model.
         generated: a run, or its generated/, whose drawn images are taken over where they are the same.
         skip_unreadable: leave images out that cannot be read, and count them.
+        init: a method without steps (or its name) whose edited weights the steps begin at; the frozen model that
+            targets are taken from stays the one given.
         training, fields: the loop's settings, as a whole or one by one (``max_train_steps=...``), and those of
             :class:`erasediff.Generation` (``num_forget_images=...``).
         dry_run: check everything and return the plan in ``.record`` without training or writing.
@@ -81,7 +86,7 @@ def erase(
     """
     drawing, fields = drawing_fields(fields)
     config = with_fields(training, ERASE_DEFAULTS, fields)
-    chosen: GradientMethod = METHODS[method]() if isinstance(method, str) else method
+    chosen: Method = METHODS[method]() if isinstance(method, str) else method
     wanted = paired(parsed_targets(target), anchor=anchor, images=images, prompts=prompts)
     adapted, source, hashes = load_model(model)
     check_target_kinds(wanted, adapted.family)
@@ -98,24 +103,35 @@ def erase(
     )
     gone = forgotten_before(source, besides=wanted)
     found = gathered(adapted, wanted, data, source, hashes, wishes, gone)
-    chosen = decided(chosen, found.model.conditions)
-    _check_needs(chosen, found.model)
+    adapted = found.model
+    chosen = decided(chosen, adapted.conditions)
+    forgotten = None if found.data.labels is None else found.data.labels[found.split.forget]
+    check_needs(chosen, adapted, forgotten)
+    texts = texts_of(wanted, prompt_template)
+    begin = beginning(init, chosen, adapted, forgotten)
     chosen = with_what_stops_need(chosen, config)
     record = _record(config, wanted, gone, chosen, found)
-    record |= trained_weights(found.model, config, source, hashes)
+    if isinstance(chosen, WeightEdit):
+        check_settings(chosen, config, resume_from_checkpoint)
+        record["base_model"] = {"source": str(source) if source else None, "sha256": hashes}
+        return run_edit(chosen, adapted, texts, record, output_dir, overwrite=overwrite, dry_run=dry_run)
+    record |= trained_weights(adapted, config, source, hashes)
+    if begin is not None:
+        record["init"] = described(begin)
     job = Job(
-        model=found.model,
+        model=adapted,
         method=chosen,
         data=found.data,
         retain=found.split.retain,
         forget=found.split.forget,
         config=config,
         shown=found.shown,
+        initial=None if begin is None else lambda: begin.edit(concepts(adapted, texts)),
     )
     return launch(
         job,
         record,
-        title=f"{_name_of(chosen)} {listing(wanted)}",
+        title=f"{name_of(chosen)} {listing(wanted)}",
         output_dir=output_dir,
         overwrite=overwrite,
         resume_from_checkpoint=resume_from_checkpoint,
@@ -128,7 +144,7 @@ def _record(
     config: TrainingConfig,
     wanted: Sequence[targets.Target],
     gone: Sequence[targets.Target],
-    method: GradientMethod,
+    method: Method,
     found: Gathered,
 ) -> dict[str, Any]:
     forget, retain = len(found.split.forget), len(found.split.retain)
@@ -142,57 +158,29 @@ def _record(
         config,
         target=[str(t) for t in wanted],
         gone=[str(t) for t in gone],
-        method={"name": _name_of(method), "fields": _jsonable(asdict(method)), "paper": method.PAPER},  # type: ignore[call-overload]
+        method=described(method),
         data={"spec": found.data.spec, "sha256": found.fingerprint(), "n": forget + retain},
         **found.record,
         plan={**plan, **found.plan},
     )
 
 
-def _check_needs(method: GradientMethod, model: Model) -> None:
-    name, needs, conditions = _name_of(method), method.needs, model.conditions
-    if needs.classes and len(conditions.classes()) < 2 - bool(conditions.excluded):
-        without = [n for n in METHODS if not METHODS[n]().needs.classes]
-        raise BadInput(
-            f"method {name} relabels forget samples to another class, or replays the others, and this model has none; "
-            f"use --method.forget_target noise (erasediff, weighted_sum), or one of: {listing(without)}"
-        )
-    if needs.anchor and conditions.anchor is None:
-        raise BadInput(
-            f"method {name} leads forget samples to an anchor, and there is none: give --anchor TEXT (to a model that "
-            "is asked in words), or use another forget_target"
-        )
-    if needs.null_condition and conditions.num_classes and conditions.null_label is None:
-        raise BadInput(f"method {name} needs a null condition, and this model has none; use another forget_target")
-
-
-def with_what_stops_need(method: GradientMethod, config: TrainingConfig) -> GradientMethod:
+def with_what_stops_need(method: Method, config: TrainingConfig) -> Method:
     """The method, measuring what the stopping rules of ``config`` look at. Raises BadInput if it cannot."""
-    name = _name_of(method)
+    name = name_of(method)
     if config.retain_budget is not None and not method.needs.retain_set:
         raise BadInput(f"retain_budget cannot be kept: method {name} never looks at the retain set")
     if config.slack_tolerance is None:
         return method
     if not hasattr(method, "track_slack"):
         raise BadInput(f"slack_tolerance cannot be checked: method {name} has no forget target whose floor is known")
-    tracking: GradientMethod = replace(method, track_slack=True)  # type: ignore[type-var]
+    tracking: Method = replace(method, track_slack=True)  # type: ignore[type-var]
     return tracking
 
 
-def _name_of(method: GradientMethod) -> str:
-    for name in METHODS:
-        if METHODS[name] is type(method):
-            return name
-    return type(method).__name__
-
-
-def method_named(name: str, fields: dict[str, Any]) -> GradientMethod:
+def method_named(name: str, fields: dict[str, Any]) -> Method:
     """The method of that name with ``fields`` set. Raises BadInput for an unknown name or field."""
     kind = METHODS[name]
     check_fields(f"field of method {name}", kind, fields)
-    made: GradientMethod = kind(**fields)
+    made: Method = kind(**fields)
     return made
-
-
-def _jsonable(fields: dict[str, Any]) -> dict[str, Any]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,19 @@ def load_model(model: Any) -> tuple[Model, Path | None, dict[str, str] | None]:
 def asked_in_words(model: Model, data: ImageData, template: str | None, anchor: str | None = None) -> Model:
     """``model``, its classes being the prompts that ``template`` makes of the data's class names or captions.
 
-    A model that is asked by class number stays as it is. Raises BadInput for a template without its one ``{}``.
+    A model that is asked by class number stays as it is; its anchor is a class, ``class:3``. Raises BadInput for a
+    template without its one ``{}``.
     """
     if not isinstance(model, AskedInWords):
-        if template is not None or anchor is not None:
+        parsed = targets.parse(anchor) if anchor is not None and anchor.startswith("class:") else None
+        chosen = parsed if isinstance(parsed, targets.Class) else None
+        if template is not None or (anchor is not None and chosen is None):
             raise BadInput(
-                f"family {model.family} is asked by class number, not in words; leave out prompt_template and anchor"
+                f"family {model.family} is asked by class number, not in words; leave out prompt_template, and give "
+                "a class as the anchor (class:NAME), or none"
             )
+        if chosen is not None:
+            model.conditions = replace(model.conditions, anchor=_anchor_class(model, data, chosen))
         return model
     check_template(template)
     names = data.class_names if data.labels is not None else ()
@@ -59,10 +66,18 @@ def check_template(template: str | None) -> None:
         raise BadInput(f"prompt_template {template!r} needs {PLAIN} once, where the class or caption goes")
 
 
+def _anchor_class(model: Model, data: ImageData, chosen: targets.Class) -> int:
+    """The label of a class that is to come in the target's place. Raises BadInput where the model has none."""
+    if not model.conditions.num_classes:
+        raise BadInput(f"anchor {chosen}: the model is unconditional and has no classes; leave it out")
+    return chosen.number(data.class_names)
+
+
 def words(model: Model, template: str | None, anchor: str | None) -> dict[str, Any]:
-    """What run.json records of how a model was asked in words; nothing for other models."""
-    said = {"asked": {"prompt_template": template or PLAIN, "anchor": anchor}}
-    return said if isinstance(model, AskedInWords) else {}
+    """What run.json records of how a model was asked in words, and of the anchor where there is one."""
+    if isinstance(model, AskedInWords):
+        return {"asked": {"prompt_template": template or PLAIN, "anchor": anchor}}
+    return {} if anchor is None else {"asked": {"anchor": anchor}}
 
 
 def load_data(data: ImageData | str | None, source: Path | None) -> ImageData:

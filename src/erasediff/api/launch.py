@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ class Job:
     """What is to be run. ``retain`` and ``forget`` are data indices; nothing is forgotten where ``forget`` is None.
 
     ``shown``: what the images of ``data`` are still to be put together of, where some must be drawn first.
+    ``initial``: what makes the weights, by name, that the steps begin at instead of the model's own.
     """
 
     model: Model
@@ -43,6 +44,7 @@ class Job:
     config: TrainingConfig
     dropout: bool = False
     shown: Shown | None = None
+    initial: Callable[[], Mapping[str, Tensor]] | None = None
 
 
 def launch(
@@ -95,7 +97,17 @@ def _session(
         world=processes.world,
         encoded=latents_of(job.model, data, used, kept, processes, quiet=quiet),
     )
-    return start(job.model, job.method, pairs, config, processes=processes, dropout=job.dropout, checkpoint=checkpoint)
+    initial = job.initial() if job.initial is not None else None
+    return start(
+        job.model,
+        job.method,
+        pairs,
+        config,
+        processes=processes,
+        dropout=job.dropout,
+        checkpoint=checkpoint,
+        initial=initial,
+    )
 
 
 @contextmanager

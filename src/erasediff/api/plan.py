@@ -17,7 +17,7 @@ from erasediff.auditing.suite import Suite
 from erasediff.auditing.suites import SUITES, with_attacks
 from erasediff.data.targets import Target
 from erasediff.errors import BadInput, check_one_of, listing, unknown
-from erasediff.methods.base import GradientMethod
+from erasediff.methods.base import Method
 from erasediff.report.rivals import MEASURES
 from erasediff.training.config import ERASE_DEFAULTS, TrainingConfig
 
@@ -49,7 +49,7 @@ class Job:
     label: str
     target: tuple[Target, ...]
     seed: int
-    method: GradientMethod
+    method: Method
     config: TrainingConfig
     model: Any
 
@@ -181,7 +181,7 @@ def _jobs(
     return sorted(made, key=lambda j: (order[0].index(j.seed), order[1].index(j.name), order[2].index(j.label)))
 
 
-def _method(label: str, mine: Mapping[str, Any], training: Mapping[str, Any]) -> tuple[GradientMethod, TrainingConfig]:
+def _method(label: str, mine: Mapping[str, Any], training: Mapping[str, Any]) -> tuple[Method, TrainingConfig]:
     named = str(mine.get("method", label))
     kind = type(method_named(named, {}))
     given = {k: v for k, v in mine.items() if k not in METHOD_KEYS}

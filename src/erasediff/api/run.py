@@ -86,7 +86,7 @@ def resumed(place: RunDirectory, record: dict[str, Any], wanted: str | None) -> 
     if wanted is None:
         return None
     before = place.read()
-    for key in ("kind", "target", "method", "data", "base_model", "architecture", "asked"):
+    for key in ("kind", "target", "method", "data", "base_model", "architecture", "asked", "init"):
         if before.get(key) != record.get(key):
             raise BadInput(f"cannot resume {place.path}: its {key} was {before.get(key)}, now given {record.get(key)}")
     for key, value in record["training"].items():
@@ -134,7 +134,6 @@ def complete(
 
 def _ending(session: Session, outcome: Outcome, seconds: float, first: int) -> dict[str, Any]:
     context, preparation = session.context, session.preparation_seconds
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
     return {
         "steps": outcome.steps,
         "stopped": {"reason": outcome.stop.reason, "detail": outcome.stop.detail},
@@ -143,9 +142,15 @@ def _ending(session: Session, outcome: Outcome, seconds: float, first: int) -> d
             "preparation_seconds": preparation,
             "steps": outcome.steps - first,
             "forward_equivalents": context.spent / session.pairs.batch_size,
-            "peak_memory_bytes": peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_memory_bytes": peak_memory(),
         },
     }
+
+
+def peak_memory() -> int:
+    """The most bytes held so far: by the GPU's tensors where there is a GPU, else by this process."""
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _raise_short(outcome: Outcome, place: RunDirectory | None, record: dict[str, Any], main: bool) -> None:

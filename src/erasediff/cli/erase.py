@@ -41,6 +41,9 @@ def parser(method: str) -> Parser:
         help="for models asked in words: how a class or caption is said, 'a photo of a {}' (default: '{}')",
     )
     add_showing(made)
+    made.add_argument(
+        "--init", metavar="NAME", default=GIVEN, help="start from what this method without steps edits, such as uce"
+    )
     made.add_argument("--dry_run", action="store_true", default=GIVEN, help="check everything, print the plan, stop")
     add_output(made)
     add_run_flags(made)

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from erasediff.errors import BadInput, listing
+
+if TYPE_CHECKING:
+    from erasediff.families.prompts import PromptTable
 
 Condition = Tensor | None
 
@@ -175,6 +178,30 @@ class AskedInWords(Protocol):
 
     def with_prompts(self, prompts: Sequence[str], *, anchor: str | None = None) -> Model:
         """A model over the same weights whose classes are ``prompts``, with the label of ``anchor`` beside them."""
+
+
+class TextMap(NamedTuple):
+    """A linear map that acts on text embeddings themselves, whatever is asked of the model besides.
+
+    ``parameter``: the name of its weight [O, D] in the denoiser; ``embedding``: the name, in the
+    :class:`~erasediff.families.prompts.PromptTable`, of the embeddings [P, L, D] or [P, D] that it reads.
+    """
+
+    parameter: str
+    embedding: str
+
+
+@runtime_checkable
+class ReadsText(AskedInWords, Protocol):
+    """A model asked in words whose maps on text embeddings are known: their weights can be edited in closed form."""
+
+    table: PromptTable
+
+    def text_maps(self, denoiser: nn.Module) -> list[TextMap]:
+        """The linear maps through which text reaches ``denoiser``.
+
+        They are all there are, but for what SDXL reads of the pooled text, which enters beside the image's size.
+        """
 
 
 def check_images(model: Model, shape: tuple[int, ...]) -> None:

@@ -15,6 +15,7 @@ from erasediff.families.components import CLIP_TEXT, CLIP_WORDS, T5_TEXT, T5_WOR
 from erasediff.families.flow import T5_LENGTH, euler
 from erasediff.families.noising import FlowNoising, shift_for
 from erasediff.families.prompts import NULL
+from erasediff.families.text_maps import JOINT
 from erasediff.families.worded import Part, Width, Worded
 
 SIZE = "_sample_size"  # in the transformer's configuration: latent cells of the images, where others than FLUX's own
@@ -53,6 +54,7 @@ class Flux(Worded):
         ("tokenizer", "text_encoder"),
         ("tokenizer_2", "text_encoder_2"),
     )
+    TEXT_MAPS: ClassVar[Mapping[str, str]] = JOINT
 
     @classmethod
     def widths(cls, pipeline: Any) -> list[Width]:

@@ -63,7 +63,7 @@ class Latents:
 
         The mean is what :meth:`encode` gives.
         """
-        vae, (shift, scale) = self._beside(images), self._affine()
+        vae, (shift, scale) = self._beside(images), self._affine(images)
         rows = max(1, AT_ONCE // images.shape[-2:].numel())
         with torch.no_grad():
             found = [vae.encode(part.to(vae.dtype)).latent_dist for part in images.split(rows)]

@@ -12,6 +12,7 @@ from torch import Tensor
 from erasediff.families.components import CLIP_PROJECTED, CLIP_WORDS, T5_TEXT, T5_WORDS, VAE, optional, weights
 from erasediff.families.flow import T5_LENGTH, euler
 from erasediff.families.noising import FlowNoising, shift_for
+from erasediff.families.text_maps import JOINT
 from erasediff.families.worded import Part, Width, Worded
 
 
@@ -42,6 +43,7 @@ class StableDiffusion3(Worded):
         ("tokenizer_2", "text_encoder_2"),
         ("tokenizer_3", "text_encoder_3"),
     )
+    TEXT_MAPS: ClassVar[Mapping[str, str]] = JOINT
 
     @classmethod
     def widths(cls, pipeline: Any) -> list[Width]:

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from erasediff.errors import BadInput
-from erasediff.families.base import ClassConditions, Condition, NoisingProtocol
+from erasediff.families.base import ClassConditions, Condition, NoisingProtocol, TextMap
 from erasediff.families.latents import Latents
 from erasediff.families.prompts import NULL, PromptTable
 from erasediff.families.reading import named_class, read_index, read_scheduler
+from erasediff.families.text_maps import CROSS_ATTENTION, maps_ending
 from erasediff.families.words import check_length, check_pairs, copy_folders, frozen, quiet
 from erasediff.files import staged_directory
 
@@ -72,6 +73,7 @@ class Worded:
     PARTS: ClassVar[Mapping[str, Part]]  # the denoiser and the frozen parts, in the order in which they are read
     ENCODERS: ClassVar[tuple[tuple[str, str], ...]]  # tokenizer and text encoder, pair by pair
     OPTIONS: ClassVar[tuple[str, ...]] = ()
+    TEXT_MAPS: ClassVar[Mapping[str, str]] = CROSS_ATTENTION
 
     @classmethod
     def widths(cls, pipeline: Any) -> list[Width]:
@@ -237,6 +239,9 @@ class Worded:
 
     def class_tables(self, denoiser: nn.Module) -> list[nn.Embedding]:  # noqa: ARG002
         return []
+
+    def text_maps(self, denoiser: nn.Module) -> list[TextMap]:
+        return maps_ending(denoiser, self.TEXT_MAPS)
 
     def pipeline(self) -> Any:
         """A pipeline over the same weights, all where the denoiser is, with a scheduler of its own."""

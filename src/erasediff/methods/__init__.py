@@ -6,7 +6,9 @@ METHODS = Registry(
     "method",
     "erasediff.methods",
     {
+        "concept_ablation": "erasediff.methods.concept_ablation:ConceptAblation",
         "erasediff": "erasediff.methods.erasediff:EraseDiff",
+        "esd": "erasediff.methods.esd:ESD",
         "fine_tune": "erasediff.methods.fine_tune:FineTune",
         "grad_diff": "erasediff.methods.neg_grad:GradDiff",
         "munba": "erasediff.methods.munba:MUNBa",
@@ -15,6 +17,7 @@ METHODS = Registry(
         "salun": "erasediff.methods.salun:SalUn",
         "selective_amnesia": "erasediff.methods.selective_amnesia:SelectiveAmnesia",
         "siss": "erasediff.methods.siss:SISS",
+        "uce": "erasediff.methods.uce:UCE",
         "weighted_sum": "erasediff.methods.weighted_sum:WeightedSum",
     },
 )

@@ -58,6 +58,23 @@ class StepContext(Protocol):
     def predict(self, noisy: Noisy, condition: Condition, *, frozen: bool = False) -> Tensor:
         """The denoiser's prediction [b, C, H, W]; ``frozen``: that of theta_0, without a graph, in the same mode."""
 
+    def sample_to(
+        self,
+        batch: Batch,
+        condition: Condition,
+        *,
+        t: float | None = None,
+        guidance_scale: float,
+        num_inference_steps: int,
+    ) -> Noisy:
+        """``x_t`` [b, C, H, W] drawn from noise by the model as it is now, without a graph, under ``condition`` with
+        guidance; the batch's images are not looked at. One t for the whole batch.
+
+        ``t``: where to stop, one of the sampler's ``num_inference_steps`` time steps; by default drawn, so that any
+        ``num_inference_steps`` consecutive steps of the run stop once at each. ``x_0`` and ``noise`` of what comes
+        back are NaN: nothing was noised. Raises BadInput for a t at which the sampler does not stop.
+        """
+
     def divergence(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Mean squared difference per sample [b]."""
 
@@ -76,8 +93,16 @@ class StepContext(Protocol):
     def squared_gradients(self, objective: Objective, batch: Batch) -> Gradients:
         """Mean over the batch of the squared gradient of each sample's loss: a diagonal Fisher matrix, in fp32."""
 
-    def generate(self, labels: Tensor | None, count: int, purpose: str, *, num_inference_steps: int) -> Tensor:
-        """Images [count, C, H, W] in [-1, 1] drawn from the frozen model, without guidance; ``labels``: [count]."""
+    def generate(
+        self,
+        labels: Tensor | None,
+        count: int,
+        purpose: str,
+        *,
+        num_inference_steps: int,
+        guidance_scale: float = 1.0,
+    ) -> Tensor:
+        """Images [count, C, H, W] in [-1, 1] drawn from the frozen model; ``labels``: [count]. 1: without guidance."""
 
     def weights(self) -> list[Tensor]:
         """The weights that are trained, as they are now, without a graph; in the order of every gradient list."""
@@ -103,7 +128,11 @@ class Direction:
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a method cannot do without; ``list methods`` and the refusals read this."""
+    """What a method cannot do without; ``list methods`` and the refusals read this.
+
+    ``classes``: another class than the target's; ``own_condition``: conditions that ask for the target and nothing
+    else, so that whole classes or a concept are forgotten; ``text_maps``: a model that reads text through known maps.
+    """
 
     forget_set: bool = True
     retain_set: bool = True
@@ -111,6 +140,8 @@ class Needs:
     null_condition: bool = False
     anchor: bool = False
     frozen: bool = False
+    own_condition: bool = False
+    text_maps: bool = False
 
 
 class GradientMethod(Protocol):
@@ -133,6 +164,29 @@ class GradientMethod(Protocol):
 
 
 @runtime_checkable
+class WeightEdit(Protocol):
+    """A method that needs no steps: a frozen keyword-only dataclass, as :class:`GradientMethod`."""
+
+    PAPER: ClassVar[str]
+    SUMMARY: ClassVar[str]
+
+    @property
+    def needs(self) -> Needs: ...
+
+    def edit(self, model: Model) -> dict[str, Tensor]:
+        """New weights of ``model.denoiser`` by parameter name; the model itself is left alone.
+
+        To be erased are the classes that ``model.conditions`` excludes; all others are to stay.
+        """
+
+    def forward_equivalents(self) -> float:
+        """Forwards of one batch, a step: 0."""
+
+
+Method = GradientMethod | WeightEdit
+
+
+@runtime_checkable
 class Undecided(Protocol):
     """A method with a field ``auto`` that the model and the target decide."""
 
@@ -140,7 +194,7 @@ class Undecided(Protocol):
         """The same with every ``auto`` decided: what goes into the record."""
 
 
-def decided(method: GradientMethod, conditions: ClassConditions) -> GradientMethod:
+def decided(method: Method, conditions: ClassConditions) -> Method:
     """The method as it will run on a model of these conditions; most have nothing to decide."""
     return method.suited_to(conditions) if isinstance(method, Undecided) else method
 

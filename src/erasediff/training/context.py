@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -16,11 +16,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from erasediff.data.pairs import Batch
 from erasediff.errors import BadInput
 from erasediff.families.base import Condition, Model, Noisy
-from erasediff.families.sampling import sample
 from erasediff.methods.base import JointObjective, Objective, Term
 from erasediff.randomness import derived_seed, generator
 from erasediff.solver.adam import Moments
 from erasediff.solver.gram import Gradients
+from erasediff.training import drawing
 from erasediff.training.lora import Adapters, SwitchedOff
 from erasediff.training.processes import Processes
 
@@ -115,6 +115,25 @@ class Context:
         x_t = noisy.x_t.contiguous(memory_format=self.layout)
         with torch.no_grad() if frozen else nullcontext(), self._autocast():
             return self.model.ask(denoiser, x_t, noisy.t, condition).float()
+
+    def sample_to(
+        self,
+        batch: Batch,
+        condition: Condition,
+        *,
+        t: float | None = None,
+        guidance_scale: float,
+        num_inference_steps: int,
+    ) -> Noisy:
+        x_T = self._drawn(batch, "x_T", torch.randn, *self.encoded_shape)
+        with self._autocast():
+            return drawing.until(self, batch, x_T, condition, t, guidance_scale, num_inference_steps)
+
+    @cached_property
+    def encoded_shape(self) -> tuple[int, ...]:
+        """[C, H, W] of what the denoiser is trained on."""
+        blank = torch.zeros(1, *self.model.image_shape, device=self.processes.device)
+        return tuple(self.model.encode(blank).shape[1:])
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.dtype is None:
@@ -228,31 +247,19 @@ class Context:
             raise BadInput("an objective returned no loss")
         return Term(gradients, loss, floor, denoise)
 
-    @torch.no_grad()
-    def generate(self, labels: Tensor | None, count: int, purpose: str, *, num_inference_steps: int) -> Tensor:
-        if self.teacher is None:
-            raise BadInput("this method draws from the frozen model but does not declare needs.frozen")
-        device = self.processes.device
-        shape = self.model.encode(torch.zeros(1, *self.model.image_shape, device=device)).shape[1:]
-        source = generator(self.seed, self.step, f"generate/{purpose}", device)
-        x_T = torch.randn((count, *shape), generator=source, device=device)
-        drawn = []
-        for first in range(0, count, self.micro_batch):
-            rows = slice(first, first + self.micro_batch)
-            wanted = None if labels is None else self.model.conditions.own(labels[rows].to(device))
-            with self._autocast():
-                drawn.append(
-                    sample(
-                        self.model,
-                        x_T[rows],
-                        wanted,
-                        None,
-                        num_inference_steps=num_inference_steps,
-                        denoiser=self.teacher,
-                    )
-                )
-        self.spent += count * num_inference_steps
-        return torch.cat(drawn)
+    def generate(
+        self,
+        labels: Tensor | None,
+        count: int,
+        purpose: str,
+        *,
+        num_inference_steps: int,
+        guidance_scale: float = 1.0,
+    ) -> Tensor:
+        source = generator(self.seed, self.step, f"generate/{purpose}", self.processes.device)
+        x_T = torch.randn((count, *self.encoded_shape), generator=source, device=self.processes.device)
+        with self._autocast():
+            return drawing.images(self, x_T, labels, guidance_scale, num_inference_steps)
 
     def weights(self) -> list[Tensor]:
         return [parameter.detach() for parameter in self.trained]

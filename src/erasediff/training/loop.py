@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,11 +62,13 @@ def start(
     processes: Processes | None = None,
     dropout: bool = False,
     checkpoint: Checkpoint | None = None,
+    initial: Mapping[str, Tensor] | None = None,
 ) -> Session:
     """Set up a run of ``method`` on ``model``, at its beginning or where ``checkpoint`` left it.
 
     ``model`` must carry theta_0 (the base weights) in either case: the frozen model is copied from it, or with a rank
-    is it without the adapters that are attached to it here.
+    is it without the adapters that are attached to it here; what the method prepares is computed at it. ``initial``:
+    weights by parameter name that the steps begin at instead.
     """
     processes = processes or Processes.start()
     denoiser = model.denoiser.to(processes.device)
@@ -91,13 +93,14 @@ def start(
         optimizer=optimizer,
         adapters=adapters,
     )
-    average = Average(trained, config.ema_decay) if config.use_ema else None
     stopping = Stopping.of(config)
     began = time.perf_counter()
     if checkpoint is None:
         state = method.prepare(context, pairs)
     else:
         state = {name: tensor.to(processes.device) for name, tensor in checkpoint.tensors.get("method", {}).items()}
+    put(denoiser, initial or {})
+    average = Average(trained, config.ema_decay) if config.use_ema else None
     session = Session(
         model,
         method,
@@ -115,6 +118,19 @@ def start(
     if checkpoint is not None:
         _restore(session, checkpoint)
     return session
+
+
+@torch.no_grad()
+def put(denoiser: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give parameters of ``denoiser`` the values ``weights``, by name. Raises BadInput for one that is not there."""
+    known = dict(denoiser.named_parameters())
+    if missing := [name for name in weights if name not in known]:
+        raise BadInput(
+            f"weight {missing[0]} is edited, but the denoiser has none of that name; edited weights are whole ones "
+            "(not under a LoRA)"
+        )
+    for name, value in weights.items():
+        known[name].copy_(value)
 
 
 def _optimizer(trained: dict[str, nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:

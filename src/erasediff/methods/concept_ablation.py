@@ -1,0 +1,123 @@
+"""Concept Ablation: answer to the concept as the frozen model answers to an anchor concept.
+
+Kumari, Zhang, Wang, Shechtman, Zhang, Zhu: Ablating Concepts in Text-to-Image Diffusion Models. ICCV 2023,
+arXiv:2303.13516 (the model-based variant).
+
+    L = E ||eps_theta(x_t, c*) - eps_0(x_t, c)||^2 + lambda E ||eps_theta(x_t, c) - eps||^2
+
+with c* the concept, c the anchor, eps_0 the frozen model, and x_t noised images of the anchor, which the frozen model
+draws itself. The second term is the ordinary denoising loss and keeps what is held. Written for the noise, it holds for
+every prediction type: both sides are answers at the same x_t.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+
+from erasediff.data.pairs import Batch, Pair, Pairs
+from erasediff.data.sources import as_floats
+from erasediff.errors import BadInput, check_one_of
+from erasediff.methods.base import Direction, Losses, Needs, State, StepContext, Term, record
+from erasediff.methods.objectives import Anchor, Denoise
+from erasediff.solver.gram import combine
+
+IMAGES = ("anchor", "forget")
+RETAIN = ("anchor", "data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptAblation:
+    """Lead the concept's conditions to an anchor's.
+
+    Args:
+        images: what is noised: ``anchor`` (images of the anchor that the frozen model draws, once) or ``forget``.
+        anchor_samples: how many images of the anchor are drawn.
+        num_inference_steps: sampling steps for each of them.
+        guidance_scale: guidance under which they are drawn.
+        retain_weight: lambda, weight of the denoising loss of what is held; 0 holds nothing.
+        retain: what is held: ``anchor`` (those images under the anchor's condition, as in the paper) or ``data`` (the
+            retain set).
+    """
+
+    images: str = "anchor"
+    anchor_samples: int = 200
+    num_inference_steps: int = 20
+    guidance_scale: float = 3.0
+    retain_weight: float = 1.0
+    retain: str = "anchor"
+
+    PAPER: ClassVar[str] = "arXiv:2303.13516"
+    SUMMARY: ClassVar[str] = "the concept is answered as the frozen model answers an anchor"
+
+    def __post_init__(self) -> None:
+        check_one_of("images", self.images, IMAGES)
+        check_one_of("retain", self.retain, RETAIN)
+        for name in ("anchor_samples", "num_inference_steps"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("retain_weight", "guidance_scale"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise BadInput(f"{name} must be finite and not negative, got {getattr(self, name)}")
+        if self.retain_weight and self.retain == "anchor" and self.images != "anchor":
+            raise BadInput(
+                f"retain anchor holds the images of the anchor, and with images {self.images} none are drawn; "
+                "use retain data, or retain_weight 0"
+            )
+
+    @property
+    def needs(self) -> Needs:
+        guided = self.images == "anchor" and self.guidance_scale != 1
+        held = self.retain == "data" and self.retain_weight > 0
+        return Needs(retain_set=held, own_condition=True, anchor=True, null_condition=guided, frozen=True)
+
+    def prepare(self, ctx: StepContext, pairs: Pairs) -> State:  # noqa: ARG002
+        """``anchor.images``: uint8 [anchor_samples, C, H, W], where they are what is noised."""
+        if self.images != "anchor":
+            return {}
+        labels = ctx.model.conditions.anchored(torch.zeros(self.anchor_samples, dtype=torch.long))
+        drawn = ctx.generate(
+            labels,
+            self.anchor_samples,
+            "anchor",
+            num_inference_steps=self.num_inference_steps,
+            guidance_scale=self.guidance_scale,
+        )
+        return {"anchor.images": ((drawn + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)}
+
+    def direction(self, ctx: StepContext, pair: Pair, state: State) -> Direction:
+        forget, *held = self._terms(ctx, pair, state)
+        weights, parts = [1.0, *[self.retain_weight] * len(held)], [forget, *held]
+        gradients = combine(weights, [part.gradients for part in parts])
+        return Direction(gradients, record(forget=forget, retain=held[0] if held else None), state)
+
+    def _terms(self, ctx: StepContext, pair: Pair, state: State) -> list[Term]:
+        forget = _drawn(ctx, pair.forget, state)
+        if not self.retain_weight:
+            return ctx.gradients((Anchor(0.0), forget))
+        if self.retain == "data":
+            return ctx.gradients((Anchor(0.0), forget), (Denoise(0.0), pair.retain))
+        return ctx.gradients((Anchor(0.0), forget), (held_anchor, replace(forget, role="anchor")))
+
+    def forward_equivalents(self) -> float:
+        """One student and one frozen pass, and one more student where something is held; once, the anchor's images."""
+        return 7 if self.retain_weight else 4
+
+
+def held_anchor(ctx: StepContext, batch: Batch) -> Losses:
+    """The denoising loss of images of the anchor under the anchor's condition."""
+    noisy = ctx.noised(batch)
+    prediction = ctx.predict(noisy, ctx.model.conditions.anchored(batch.labels))
+    loss = ctx.divergence(prediction, ctx.model.noising.target(noisy))
+    return Losses(loss, None, loss.detach())
+
+
+def _drawn(ctx: StepContext, forget: Batch, state: State) -> Batch:
+    """The forget batch's conditions on images of the anchor, drawn anew at each step; or the forget batch itself."""
+    if "anchor.images" not in state:
+        return forget
+    images = state["anchor.images"]
+    rows = (ctx.uniform(forget, "anchor") * len(images)).long().clamp(max=len(images) - 1)
+    return replace(forget, images=as_floats(images[rows]), index=rows)

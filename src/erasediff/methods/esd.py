@@ -1,0 +1,88 @@
+"""ESD: answer to the concept as classifier-free guidance away from it would.
+
+Gandikota, Materzynska, Fiotto-Kaufman, Bau: Erasing Concepts from Diffusion Models. ICCV 2023, arXiv:2303.07345.
+
+    eps_theta(x_t, c)  <-  eps_0(x_t) - gamma (eps_0(x_t, c) - eps_0(x_t))
+
+with eps_0 the frozen model, eps_0(x_t) its prediction under the null condition, and x_t drawn from noise to the step t
+by the model as it is now, under c with guidance. So no images are needed.
+
+The rule is written for the noise and holds for every prediction type: at a given x_t, v, x_0 and flow are each of the
+form ``a x_t + b eps`` with a and b of t alone, and the weights of the right side, 1 + gamma and -gamma, add up to 1. So
+the target of the one is the target of the other, and only the loss is weighed by b^2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from erasediff.data.pairs import Batch, Pair
+from erasediff.errors import BadInput, check_one_of
+from erasediff.families.base import Noisy
+from erasediff.methods.base import Direction, Losses, Needs, State, Stateless, StepContext, record
+
+SOURCES = ("sampled", "data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ESD(Stateless):
+    """Negative guidance, distilled into the answer to the target's own condition; nothing else is held.
+
+    The paper's variants are sets of weights: ESD-x is ``--parameters cross_attention``, ESD-u is
+    ``--parameters no_cross_attention``, all weights are ``--parameters full``.
+
+    Args:
+        negative_guidance: gamma, how far the target is pushed away from the concept; 0 stops at the null condition.
+        x_t: where noisy samples come from: ``sampled`` (drawn by the current model, as in the paper) or ``data``
+            (the forget images with noise, at a fraction of the cost).
+        guidance_scale: guidance under which ``sampled`` ones are drawn.
+        num_inference_steps: sampling steps from noise to an image, one of which is stopped at.
+    """
+
+    negative_guidance: float = 1.0
+    x_t: str = "sampled"
+    guidance_scale: float = 3.0
+    num_inference_steps: int = 20
+
+    PAPER: ClassVar[str] = "arXiv:2303.07345"
+    SUMMARY: ClassVar[str] = "negative guidance against the concept, distilled into the answer to it"
+    needs: ClassVar[Needs] = Needs(retain_set=False, own_condition=True, null_condition=True, frozen=True)
+
+    def __post_init__(self) -> None:
+        check_one_of("x_t", self.x_t, SOURCES)
+        for name in ("negative_guidance", "guidance_scale"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise BadInput(f"{name} must be finite and not negative, got {getattr(self, name)}")
+        if self.num_inference_steps < 1:
+            raise BadInput(f"num_inference_steps must be at least 1, got {self.num_inference_steps}")
+
+    def direction(self, ctx: StepContext, pair: Pair, state: State) -> Direction:
+        (forget,) = ctx.gradients((self.objective, pair.forget))
+        return Direction(forget.gradients, record(forget=forget), state)
+
+    def objective(self, ctx: StepContext, batch: Batch) -> Losses:
+        """Squared error of the answer to the batch's own conditions. Floor 0: the target is a function of (x_t, c)."""
+        conditions, noisy = ctx.model.conditions, self._noisy(ctx, batch)
+        own = conditions.own(batch.labels)
+        free = ctx.predict(noisy, conditions.null(batch.labels), frozen=True)
+        target = free - self.negative_guidance * (ctx.predict(noisy, own, frozen=True) - free)
+        loss = ctx.divergence(ctx.predict(noisy, own), target)
+        return Losses(loss, torch.zeros_like(loss))
+
+    def _noisy(self, ctx: StepContext, batch: Batch) -> Noisy:
+        if self.x_t == "data":
+            return ctx.noised(batch)
+        return ctx.sample_to(
+            batch,
+            ctx.model.conditions.own(batch.labels),
+            guidance_scale=self.guidance_scale,
+            num_inference_steps=self.num_inference_steps,
+        )
+
+    def forward_equivalents(self) -> float:
+        """One student, two frozen passes, and on average half a drawing with two passes a step under guidance."""
+        drawn = (self.num_inference_steps - 1) / 2 * (1 if self.guidance_scale == 1 else 2)
+        return 5 + (drawn if self.x_t == "sampled" else 0)
