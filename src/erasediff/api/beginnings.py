@@ -33,7 +33,7 @@ class Beginning:
 
 
 def begin(asked: Beginning, seed: int) -> tuple[Model, ImageData, ImageData, dict[str, Any]]:
-    """The model, the data by what targets are looked for in, the data by what the model is asked, and the record's part.
+    """The model, the data as targets are looked for in it, the data as the model is asked, and entries of the record.
 
     Raises BadInput for data and models that do not fit, and for what one excludes of the other.
     """

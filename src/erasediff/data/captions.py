@@ -1,4 +1,4 @@
-"""Captions of images: from a column of the data, or made from class names by templates. Equal captions are one class."""
+"""Captions of images: a column of the data, or class names in templates. Equal captions are one class."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PLACE = "{}"  # in a template, where the class or caption goes
 METADATA = "metadata.jsonl"
+EXAMPLE = '{"file_name": "one.png", "text": "red hat"}'
 
 
 def from_column(data: ImageData, column: str) -> ImageData:
@@ -63,7 +64,7 @@ def metadata(root: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             raise BadInput(f"{root / METADATA} line {number} is not JSON: {error}") from None
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-            raise BadInput(f'{root / METADATA} line {number} names no image; needed is {{"file_name": ..., "text": ...}}')
+            raise BadInput(f"{root / METADATA} line {number} names no image; give {EXAMPLE}")
         rows.append(row)
     missing = [row["file_name"] for row in rows if not (root / row["file_name"]).is_file()]
     if missing:

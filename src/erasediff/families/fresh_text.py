@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -33,7 +34,8 @@ def fresh_text(
     """An untrained model for square images ``image_shape`` [C, H, W], asked by ``captions``, its classes.
 
     It diffuses pixels: the pipeline's VAE is :func:`pixel_codec`. Text encoder and codec are not trained.
-    ``attention_levels``: levels, counted from the image downwards from 0, that attend to the text; by default all but the first.
+    ``attention_levels``: levels, counted from the image downwards from 0, that attend to the text; by default all but
+    the first.
     Raises BadInput for images that cannot be halved as often, or are not square, and for captions that are too long.
     """
     channels, height, width = image_shape
@@ -100,7 +102,7 @@ def pixel_codec(channels: int, side: int) -> AutoencoderKL:
     return codec.eval()
 
 
-def _pass_through(half: torch.nn.Module, channels: int) -> None:
+def _pass_through(half: Any, channels: int) -> None:
     """Set one half of the codec so that its first ``channels`` outputs are its inputs."""
     for name, weights in half.named_parameters():
         if not name.startswith("conv_norm_out"):

@@ -8,12 +8,14 @@ words that are written alike, as a plural and its singular, say almost the same,
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import pairwise
+from typing import Any
 
 import torch
-from tokenizers import pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -31,33 +33,49 @@ def tokenizer(captions: Sequence[str]) -> CLIPTokenizer:
     Of more words than CLIP's vocabulary holds, the frequent ones are whole and the others in pieces.
     """
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = [*letters, *(letter + WORD_END for letter in letters)]
-    learner = _clip(vocabulary, []).backend_tokenizer
-    learner.train_from_iterator(
-        captions,
-        trainers.BpeTrainer(
-            vocab_size=VOCABULARY - len(letters),
-            min_frequency=1,
-            special_tokens=[START, END],
-            initial_alphabet=letters,
-            end_of_word_suffix=WORD_END,
-            show_progress=False,
-        ),
-    )
-    merges = [(first, second) for first, second in json.loads(learner.to_str())["model"]["merges"]]
-    made = _clip([*vocabulary, *dict.fromkeys(map("".join, merges))], merges)
+    alphabet = [*letters, *(letter + WORD_END for letter in letters)]
+    blank = _clip(alphabet, []).backend_tokenizer
+    said = (blank.pre_tokenizer.pre_tokenize_str(blank.normalizer.normalize_str(caption)) for caption in captions)
+    merges = _merges(Counter(word for pieces in said for word, _ in pieces), VOCABULARY - len(alphabet) - 2)
+    made = _clip([*alphabet, *dict.fromkeys(map("".join, merges))], merges)
     lengths = [len(ids) for ids in made(list(captions), verbose=False).input_ids]
     if max(lengths) > LONGEST:
         longest = captions[lengths.index(max(lengths))]
         raise BadInput(
-            f"caption {longest!r} has {max(lengths)} tokens with start and end, a text encoder takes at most {LONGEST}; "
-            "shorten it"
+            f"caption {longest!r} has {max(lengths)} tokens with start and end, and would be cut: the text encoder "
+            f"takes {LONGEST}; shorten it"
         )
     made.model_max_length = max(LENGTH, *lengths)
     return made
 
 
-def _clip(tokens: Sequence[str], merges: list[tuple[str, str]]) -> CLIPTokenizer:
+def _merges(words: Counter[str], most: int) -> list[tuple[str, str]]:
+    """Byte pairs that make one token of each word, frequent words first, at most ``most`` of them.
+
+    Not those of tokenizers' own trainer: it breaks ties by chance, and the same captions would not give the same model.
+    A later pair ranks below all earlier ones, so a word that was whole stays whole.
+    """
+    rank: dict[tuple[str, str], int] = {}
+    for word in sorted(words, key=lambda w: (-words[w], w)):
+        pieces = _pieces(word, rank)
+        while len(pieces) > 1:
+            if len(rank) == most:
+                return list(rank)
+            rank[pieces[0], pieces[1]] = len(rank)
+            pieces = _pieces(word, rank)
+    return list(rank)
+
+
+def _pieces(word: str, rank: Mapping[tuple[str, str], int]) -> list[str]:
+    """``word`` as byte-pair encoding leaves it: of all neighbours the pair of the lowest rank is joined first."""
+    pieces = [*word[:-1], word[-1] + WORD_END]
+    while found := [(rank[pair], i) for i, pair in enumerate(pairwise(pieces)) if pair in rank]:
+        i = min(found)[1]
+        pieces[i : i + 2] = [pieces[i] + pieces[i + 1]]
+    return pieces
+
+
+def _clip(tokens: Sequence[str], merges: Any) -> CLIPTokenizer:
     vocabulary = {token: row for row, token in enumerate([*tokens, START, END])}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)
 
@@ -75,11 +93,12 @@ def text_encoder(words: CLIPTokenizer, *, width: int, seed: int) -> CLIPTextMode
         eos_token_id=words.eos_token_id,
         pad_token_id=words.pad_token_id,
     )
-    encoder = CLIPTextModel(config)
+    encoder: Any = CLIPTextModel(config)
     tokens = sorted(words.get_vocab().items(), key=lambda item: item[1])
     with torch.no_grad():
         encoder.get_input_embeddings().weight.copy_(lettered([token for token, _ in tokens], width=width, seed=seed))
-    return encoder.eval()
+    made: CLIPTextModel = encoder.eval()
+    return made
 
 
 def lettered(tokens: Sequence[str], *, width: int, seed: int) -> Tensor:
