@@ -111,7 +111,7 @@ def test_a_broken_caption_file(tmp_path, rows, said):
 
 @pytest.mark.parametrize("template", ["a photo", "{} and {}"])
 def test_a_template_needs_one_place(tmp_path, template):
-    with pytest.raises(BadInput, match="needs {} once"):
+    with pytest.raises(BadInput, match=r"needs \{\} once"):
         captions.in_templates(npz(tmp_path / "a.npz", labels=np.zeros(6, int)), [template])
 
 

@@ -81,5 +81,5 @@ def test_images_that_are_not_square():
 
 @pytest.mark.parametrize("given", [{"prediction_type": "sample"}, {"unconditional": True}])
 def test_settings_that_a_text_model_does_not_have(given):
-    with pytest.raises(BadInput, match="prediction_type 'sample'|conditional"):
+    with pytest.raises(BadInput, match=r"prediction_type 'sample'|conditional"):
         Architecture(**given).build_for_captions((1, 8, 8), CAPTIONS, seed=0)

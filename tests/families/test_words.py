@@ -1,4 +1,4 @@
-"""A tokenizer and a text encoder out of captions: words are whole, anything can be asked, letters tell what is alike."""
+"""Tokenizer and text encoder from captions: words are whole, all can be asked, letters tell what is alike."""
 
 import json
 import string
