@@ -1,7 +1,6 @@
 """Tokenizer and text encoder from captions: words are whole, all can be asked, letters tell what is alike."""
 
 import json
-import string
 import subprocess
 import sys
 
@@ -17,7 +16,7 @@ from erasediff.families import words
 from erasediff.families.words import WORD_END, lettered, text_encoder, tokenizer
 
 CAPTIONS = ["a photo of a sneaker", "sneakers on a table", "an ankle boot", "bcat, cat cats!", "ein schönes Hütchen"]
-WORDS = st.lists(st.text(string.ascii_lowercase, min_size=1, max_size=7), min_size=1, max_size=12)
+WORDS = st.lists(st.text("abc", min_size=1, max_size=7), min_size=1, max_size=12)  # few letters: pairs that interfere
 
 
 @given(WORDS)
