@@ -1,4 +1,4 @@
-"""``erasediff train``: a base model from data, or with --exclude the retrained oracle."""
+"""``erasediff train``: a base model from images, captioned or not; with --exclude the retrained oracle."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ def parser() -> Parser:
         metavar="TARGET",
         action="append",
         default=GIVEN,
-        help="leave these samples out: class:7, samples:FILE (repeatable)",
+        help="leave these samples out: class:7, samples:FILE, concept:TEXT (repeatable)",
     )
+    _add_words(made)
     made.add_argument(
         "--null_share",
         type=float,
@@ -33,10 +34,35 @@ def parser() -> Parser:
     return made
 
 
+def _add_words(made: Parser) -> None:
+    made.add_argument(
+        "--pretrained_model_name_or_path",
+        metavar="MODEL",
+        default=GIVEN,
+        help="train this model's denoiser further (pipeline directory, run directory, Hub id) instead of a new one",
+    )
+    made.add_argument(
+        "--caption_column",
+        metavar="COLUMN",
+        default=GIVEN,
+        help="train a text-to-image model on the captions in this column: a key of metadata.jsonl (text), a text "
+        "array of the .npz, a column of the datasets id",
+    )
+    made.add_argument(
+        "--caption_template",
+        metavar="TEXT",
+        action="append",
+        default=GIVEN,
+        help="train a text-to-image model on captions made of class names, 'a photo of a {}' (repeatable: each image "
+        "gets one of them)",
+    )
+
+
 def main(argv: Sequence[str]) -> int:
     made = parser()
     given = parse(made, argv, config_entries(argv, dict), ["data", "output_dir"])
-    architecture = Architecture(**chosen_fields(Architecture, given))
+    built = chosen_fields(Architecture, given)
+    architecture = Architecture(**built) if built else None
     fields = chosen_fields(TrainingConfig, given)
     rest = {k: v for k, v in given.items() if k not in {*Architecture.__dataclass_fields__, *fields}}
 

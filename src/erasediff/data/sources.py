@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +18,12 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from erasediff.data.captions import METADATA, metadata
 from erasediff.errors import BadInput, listing
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 HELD_OUT_SHARE = 0.2
-NPZ_ARRAYS = ("images", "labels", "class_names", "held_out")
+NPZ_ARRAYS = ("images", "labels", "class_names", "held_out", "captions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,8 @@ def digits(spec: str) -> ImageData:
 def npz(spec: str) -> ImageData:
     """A ``.npz`` file with ``images`` and, unless the model is unconditional, ``labels``.
 
-    Optional: ``class_names``, and ``held_out`` (bool [N]), the test part.
+    Optional: ``class_names``, and ``held_out`` (bool [N]), the test part. Without ``labels``, ``captions`` (text [N])
+    take their place: equal captions are one class.
     """
     try:
         with np.load(spec, allow_pickle=False) as archive:
@@ -132,7 +133,17 @@ def npz(spec: str) -> ImageData:
     held_out = arrays.get("held_out")
     if held_out is not None:
         _check_held_out(spec, held_out, arrays["images"].shape[:1])
-    return build(spec, arrays["images"], arrays.get("labels"), class_names=names, held_out=held_out)
+    labels, captions = arrays.get("labels"), arrays.get("captions")
+    if labels is None and captions is not None:
+        names, labels = _numbered(spec, captions)
+    return build(spec, arrays["images"], labels, class_names=names, held_out=held_out)
+
+
+def _numbered(spec: str, captions: np.ndarray) -> tuple[list[str], np.ndarray]:
+    if captions.dtype.kind != "U" or captions.ndim != 1:
+        raise BadInput(f"{spec}: captions must be text [N], got {captions.dtype} {list(captions.shape)}")
+    names, labels = np.unique(captions, return_inverse=True)
+    return names.tolist(), labels
 
 
 def _check_held_out(spec: str, held_out: np.ndarray, rows: tuple[int, ...]) -> None:
@@ -182,9 +193,8 @@ def image_folder(spec: str) -> ImageData:
     ``metadata.jsonl`` has ``file_name`` and ``label``, or ``text``, a caption: equal captions are one class.
     """
     root = Path(spec)
-    metadata = root / "metadata.jsonl"
-    if metadata.is_file():
-        rows = [json.loads(line) for line in metadata.read_text().splitlines() if line.strip()]
+    if (root / METADATA).is_file():
+        rows = metadata(root)
         said = [r.get("label") if r.get("label") is not None else r.get("text") for r in rows]
         pairs = [
             (root / r["file_name"], None if label is None else str(label)) for r, label in zip(rows, said, strict=True)

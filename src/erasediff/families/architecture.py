@@ -7,20 +7,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from erasediff.errors import BadInput, check_one_of
-from erasediff.families import UNET2D
+from erasediff.families import STABLE_DIFFUSION, UNET2D
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """An untrained UNet2DModel and its noise schedule.
+    """An untrained UNet2DModel, or for captioned images an untrained text-to-image pipeline, and its noise schedule.
 
     Args:
         block_out_channels: channels of each resolution level; by default chosen from the image size.
         layers_per_block: residual blocks in each level.
         attention: self-attention in every level but the first.
         attention_levels: levels, counted from the image downwards from 0, that have self-attention; replaces attention.
+            Of a model trained on captions: those that attend to the text (by default all but the first).
         dropout: dropout in the residual blocks while training.
         prediction_type: epsilon, v_prediction or sample.
         beta_schedule: linear, scaled_linear or squaredcos_cap_v2.
@@ -46,15 +47,17 @@ class Architecture:
         if not 0 <= self.dropout < 1:
             raise BadInput(f"dropout must lie in [0, 1), got {self.dropout}")
 
-    def channels(self, height: int) -> tuple[int, ...]:
+    def channels(self, height: int, *, text: bool = False) -> tuple[int, ...]:
         """Channels by level: as given, or small ones that suit a CPU and halve the image to about 7 pixels."""
         if self.block_out_channels:
             return self.block_out_channels
+        if text:
+            return (32, 48) if height < 24 else (32, 48, 64)
         return (24, 48) if height < 16 else (32, 64, 64)
 
-    def recorded(self, image_shape: Sequence[int]) -> dict[str, Any]:
+    def recorded(self, image_shape: Sequence[int], *, text: bool = False) -> dict[str, Any]:
         """What run.json says of it, as JSON gives it back: a run is resumed only where the two agree."""
-        fields = {**asdict(self), "block_out_channels": list(self.channels(image_shape[1]))}
+        fields = {**asdict(self), "block_out_channels": list(self.channels(image_shape[1], text=text))}
         levels = fields.pop("attention_levels")
         # Said only where there are any, so that runs that were begun without this field can be resumed.
         return {**fields, "attention_levels": list(levels)} if levels else fields
@@ -69,6 +72,29 @@ class Architecture:
             block_out_channels=self.channels(image_shape[1]),
             layers_per_block=self.layers_per_block,
             attention=self.attention,
+            attention_levels=self.attention_levels,
+            dropout=self.dropout,
+            prediction_type=self.prediction_type,
+            beta_schedule=self.beta_schedule,
+            num_train_timesteps=self.num_train_timesteps,
+        )
+
+    def build_for_captions(self, image_shape: Sequence[int], captions: Sequence[str], *, seed: int) -> Any:
+        """The untrained text-to-image model for images [C, H, W] and ``captions``, its classes.
+
+        Raises BadInput for settings that such a model does not have.
+        """
+        check_one_of("prediction_type", self.prediction_type, STABLE_DIFFUSION.predictions)
+        if self.unconditional:
+            raise BadInput("a model trained on captions is conditional; leave out --unconditional, or the captions")
+        from erasediff.families.fresh_text import fresh_text
+
+        return fresh_text(
+            image_shape,
+            captions,
+            seed=seed,
+            block_out_channels=self.channels(image_shape[1], text=True),
+            layers_per_block=self.layers_per_block,
             attention_levels=self.attention_levels,
             dropout=self.dropout,
             prediction_type=self.prediction_type,
