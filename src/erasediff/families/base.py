@@ -5,7 +5,7 @@ Shapes: ``B`` samples in a batch, ``C`` channels, ``H`` x ``W`` pixels (or laten
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -153,6 +153,48 @@ class AskedInWords(Protocol):
 
     def with_prompts(self, prompts: Sequence[str], *, anchor: str | None = None) -> Model:
         """A model over the same weights whose classes are ``prompts``, with the label of ``anchor`` beside them."""
+
+
+class TextReader(Protocol):
+    """The frozen text encoder of a model asked in words, as far as an attack may touch it. Nothing of it is changed.
+
+    ``V`` tokens in the encoder's table, ``D`` wide. Start, end and padding are the reader's own affair: tokens and
+    vectors are always those between them, and a prompt has at most ``room`` of them.
+    """
+
+    @property
+    def vectors(self) -> Tensor:
+        """The table of token vectors [V, D], without a gradient."""
+
+    @property
+    def words(self) -> Tensor:
+        """The tokens [W] that a search may use: each, spelled alone, is read as itself; none is a special one."""
+
+    @property
+    def room(self) -> int:
+        """How many tokens a prompt may have."""
+
+    def tokens(self, prompt: str) -> tuple[int, ...]:
+        """The tokens of ``prompt``, however many."""
+
+    def spelled(self, tokens: Sequence[int]) -> str | None:
+        """A text whose tokens are exactly these; ``None`` where there is none, or a special token among them."""
+
+    def read(self, vectors: Tensor) -> dict[str, Tensor]:
+        """What the encoder makes of ``vectors`` [B, n, D] in the place of n tokens: rows by name, differentiable.
+
+        Raises BadInput for more than ``room`` of them.
+        """
+
+    def with_rows(self, rows: Mapping[str, Tensor]) -> Model:
+        """A model over the same weights whose class k is row k of ``rows`` [K, ...]; gradients flow back to them."""
+
+
+@runtime_checkable
+class Worded(Protocol):
+    """A model asked in words by one text encoder, which an attack may search."""
+
+    def reader(self) -> TextReader: ...
 
 
 def check_images(model: Model, shape: tuple[int, ...]) -> None:

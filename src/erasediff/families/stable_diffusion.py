@@ -20,6 +20,7 @@ from erasediff.families.base import ClassConditions, Condition
 from erasediff.families.latents import Latents, first_line
 from erasediff.families.noising import Noising
 from erasediff.families.prompts import NULL, PromptTable
+from erasediff.families.text_reader import OneEncoder
 from erasediff.files import read_json, staged_directory, write_json
 
 try:
@@ -122,6 +123,9 @@ class StableDiffusion:
 
     def class_tables(self, denoiser: nn.Module) -> list[nn.Embedding]:  # noqa: ARG002
         return []
+
+    def reader(self) -> OneEncoder:
+        return OneEncoder(self)
 
     def sampler(self, num_inference_steps: int) -> DPMSolverMultistepScheduler:
         # Latents have no range to be clipped to; and the solver must be an ODE's, so that the noise tells the image.
