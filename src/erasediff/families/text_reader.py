@@ -72,7 +72,7 @@ class OneEncoder:
         frame = self.vectors[ids].expand(rows, -1, -1)
         whole = torch.cat([frame[:, :1], vectors.to(frame), frame[:, count + 1 :]], 1)
         table = encoder.get_input_embeddings()
-        hook = table.register_forward_hook(lambda module, given, found: whole)  # noqa: ARG005
+        hook = table.register_forward_hook(lambda module, given, found: whole)
         try:
             return {NAME: encoder(ids.expand(rows, -1), attention_mask=None)[0]}
         finally:
