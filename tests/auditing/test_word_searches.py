@@ -80,7 +80,9 @@ def test_the_promised_change_of_a_swap_is_the_real_one_where_the_loss_is_linear(
         seed=0,
         purpose="test",
     )
-    assert found.tokens == ranked[0]  # three at each of two places hold the best of both, and each is tried in two steps
+    assert (
+        found.tokens == ranked[0]
+    )  # three at each of two places hold the best of both, and each is tried in two steps
 
 
 def test_a_search_never_ends_worse_and_says_only_what_is_spelled():

@@ -92,7 +92,7 @@ class Examination:
     def announcement(self) -> str:
         """What will be asked, in a line."""
         fresh = [u for u in self.units if self.cache.find(u.key) is None]
-        attacks = listing(dict.fromkeys(a.name for a in self.question.suite.attacks)) or "none"
+        attacks = listing(dict.fromkeys(u.name for u in self.units if u.name not in (SAMPLES, DRIFT)))
         known = len(self.units) - len(fresh)
         kept = f"; {known} of {len(self.units)} answers are known from before" if known else ""
         return (
