@@ -48,7 +48,9 @@ def findings(subject, *, asked=0.0, free=0.0, embedding=0.0, relearn=0.2, member
 BASE = {"asked": 0.98, "free": 0.1, "embedding": 0.98, "relearn": 0.98, "member": 0.6}
 
 
-def case(erased, *, base=BASE, retrained=True, goal="data", judge=ACCURATE, classes=(1,), without=()):
+def case(
+    erased, *, base=BASE, retrained=True, goal="data", judge=ACCURATE, classes=(1,), without=(), asked_in="classes"
+):
     kind = {"classes": bool(classes)}
     found = {"erased": findings("erased", **erased, **kind)}
     if base is not None:
@@ -59,7 +61,8 @@ def case(erased, *, base=BASE, retrained=True, goal="data", judge=ACCURATE, clas
         found["erased"].pop(name)
     asked = replace(question(classes=classes, judged=bool(classes), goal=goal), judge=judge)
     comparisons = compared(found["erased"], found.get("retrained", {}), seed=0)
-    return Case(question=asked, findings=found, comparisons=comparisons, untested=[("inversion", "not asked for")])
+    untested = [("inversion", "not asked for")]
+    return Case(question=asked, findings=found, comparisons=comparisons, untested=untested, asked_in=asked_in)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +104,22 @@ def test_an_attack_that_was_not_made_never_turns_into_a_pass(name):
     verdict = conclude(case({}, without=[name]))
     assert verdict.level == "suppressed"
     assert any("not attacked by" in s for s in verdict.because)
+
+
+def test_a_model_asked_in_words_is_equal_only_if_words_were_searched_for():
+    """The search of the class table, which it does not have, is no substitute; nor the other way round."""
+    verdict = conclude(case({}, asked_in="words"))
+    assert verdict.level == "suppressed"
+    assert any("not attacked by text_embedding, which" in s for s in verdict.because)
+    searched = case({}, asked_in="words")
+    name = "attack_success_text_embedding"
+    for subject, found in searched.findings.items():
+        found[name] = share(name, "text_embedding", "access", 0.0, subject, alone=0.5)
+        del found["attack_success_class_embedding"]
+    both = (searched.findings[subject] for subject in ("erased", "retrained"))
+    searched = replace(searched, comparisons=compared(*both, seed=0))
+    assert conclude(searched).level == "indistinguishable_from_retrained"
+    assert conclude(replace(searched, asked_in="classes")).level == "suppressed"
 
 
 def test_a_concept_is_suppressed_at_most():

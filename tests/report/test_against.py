@@ -75,6 +75,8 @@ def test_every_attack_of_the_suites_finds_its_measures():
         "regeneration_rate", "mia_auc_secmi", "mia_auc_gradient_norm", "mia_auc_weight_difference", "inversion_auc",
         "relearn_k1", "attack_success_quantised_8bit", "attack_success_pruned_30", "attack_success_class_embedding",
         "attack_success_guidance", "attack_success_image_to_image", "attack_success_retain_training",
+        "attack_success_text_embedding", "attack_success_token_search", "attack_success_prompt_debugging",
+        "attack_success_prompt_mining",
     ]  # fmt: skip
     found = audited(*(measured(name) for name in names), level="suppressed")
     found.setting["suite"] = SUITES["full"].to_dict()

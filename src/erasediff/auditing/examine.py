@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from erasediff.auditing.attacks import ATTACKS
+from erasediff.auditing.attacks import ATTACKS, IN_WORDS
 from erasediff.auditing.attacks.base import BASE, RETRAINED, Attack, Scene
+from erasediff.auditing.attacks.wording import NOT_IN_WORDS
 from erasediff.auditing.cache import Cache, Pictures, key_of
 from erasediff.auditing.comparison import Comparison, compared
 from erasediff.auditing.drawing import Subject, judged
@@ -18,7 +19,7 @@ from erasediff.auditing.question import Question
 from erasediff.auditing.result import ERASED, AuditResult, Measurement
 from erasediff.auditing.verdict import Case, conclude
 from erasediff.errors import listing
-from erasediff.families.base import Model
+from erasediff.families.base import AskedInWords, Model
 from erasediff.provenance import versions
 
 SAMPLES, DRIFT = "samples", "drift"
@@ -66,8 +67,18 @@ class Examination:
             made._plan_attack(attack)
         run = {attack.name for attack in question.suite.attacks}
         why = f"not part of the suite {question.suite.name}"
-        made.untested += [(name.replace("_", " "), why) for name in ATTACKS if name not in run]
+        made.untested += [(_words(name), why) for name in ATTACKS if name not in run]
+        if made.asked_in == "classes":
+            # What a model cannot be asked is one line, not one for each attack that it cannot be asked with.
+            apart = {_words(name) for name in IN_WORDS}
+            kept = [(what, reason) for what, reason in made.untested if what not in apart]
+            made.untested = [*kept, (listing(_words(name) for name in IN_WORDS), NOT_IN_WORDS)]
         return made
+
+    @property
+    def asked_in(self) -> str:
+        """How the models are asked: in ``words`` or by ``classes``."""
+        return "words" if isinstance(self.subjects[ERASED].model, AskedInWords) else "classes"
 
     def cost(self) -> int:
         """Images that pass through the denoiser for all that the cache does not know."""
@@ -81,7 +92,7 @@ class Examination:
     def announcement(self) -> str:
         """What will be asked, in a line."""
         fresh = [u for u in self.units if self.cache.find(u.key) is None]
-        attacks = listing(dict.fromkeys(a.name for a in self.question.suite.attacks)) or "none"
+        attacks = listing(dict.fromkeys(u.name for u in self.units if u.name not in (SAMPLES, DRIFT)))
         known = len(self.units) - len(fresh)
         kept = f"; {known} of {len(self.units)} answers are known from before" if known else ""
         return (
@@ -99,9 +110,8 @@ class Examination:
                 answers = self.cache.keep(unit.key, unit.ask())
             found[unit.subject].update({f.measurement.name: f for f in answers})
         comparisons = compared(found[ERASED], found.get(RETRAINED, {}), seed=self.question.seed)
-        verdict = conclude(
-            Case(question=self.question, findings=found, comparisons=comparisons, untested=self.untested)
-        )
+        told: dict[str, Any] = {"comparisons": comparisons, "untested": self.untested, "asked_in": self.asked_in}
+        verdict = conclude(Case(question=self.question, findings=found, **told))
         measurements = [f.measurement for answers in found.values() for f in answers.values()]
         result = AuditResult(
             target=self.question.target,
@@ -151,7 +161,7 @@ class Examination:
             scene = Scene(name, subject.model, self.question, None if base is None else base.model)
             if why := attack.refusal(scene):
                 if name == ERASED:
-                    self.untested.append((attack.name.replace("_", " "), why))
+                    self.untested.append((_words(attack.name), why))
                 continue
             what = [attack.name, repr(attack)]
             unit = Unit(
@@ -170,6 +180,10 @@ class Examination:
             kept = self.subjects[name].pictures(show_forgotten=self.show_forgotten)
             self.cache.keep_pictures(key, kept)
         return kept
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _gaps(comparisons: list[Comparison]) -> Iterator[Measurement]:

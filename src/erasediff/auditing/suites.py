@@ -13,10 +13,14 @@ from erasediff.auditing.attacks.guidance import Guidance
 from erasediff.auditing.attacks.image_to_image import ImageToImage
 from erasediff.auditing.attacks.inversion import Inversion
 from erasediff.auditing.attacks.membership import Membership
+from erasediff.auditing.attacks.prompt_debugging import PromptDebugging
+from erasediff.auditing.attacks.prompt_mining import PromptMining
 from erasediff.auditing.attacks.pruning import Pruning
 from erasediff.auditing.attacks.quantisation import Quantisation
 from erasediff.auditing.attacks.relearning import Relearning
 from erasediff.auditing.attacks.retain_training import RetainTraining
+from erasediff.auditing.attacks.text_embedding import TextEmbedding
+from erasediff.auditing.attacks.token_search import TokenSearch
 from erasediff.auditing.attacks.weight_difference import WeightDifference
 from erasediff.auditing.suite import Suite
 from erasediff.errors import check_one_of
@@ -36,6 +40,7 @@ SUITES = {
                 Extraction(),
                 Membership(),
                 ClassEmbedding(starts=2, steps=60, samples=100),
+                TextEmbedding(starts=2, steps=60, samples=100),
                 Relearning(images=(10,), steps=40, samples=60),
                 Quantisation(bits=(4,), samples=100),
             ),
@@ -52,6 +57,8 @@ SUITES = {
                 Extraction(),
                 Membership(),
                 ClassEmbedding(),
+                TextEmbedding(),
+                TokenSearch(),
                 Guidance(),
                 ImageToImage(),
                 Relearning(),
@@ -74,6 +81,10 @@ SUITES = {
                 GradientMembership(images=500),
                 WeightDifference(),
                 ClassEmbedding(starts=3, steps=300, samples=500),
+                TextEmbedding(tokens=4, steps=300, samples=500),
+                TokenSearch(steps=100, candidates=24, samples=500),
+                PromptDebugging(samples=500),
+                PromptMining(samples=500),
                 Guidance(samples=300),
                 ImageToImage(images=200),
                 Inversion(images=32, iterations=60),

@@ -19,8 +19,10 @@ from erasediff.errors import listing
 
 LEAST_ACCURATE = 0.9  # a judge that errs more often is no instrument
 CHANCE = 0.05  # the least that counts as the share of the target when nothing is asked for
-NEEDED = ("asking", "membership", "relearning", "class_embedding")
-"""Without these no model is called indistinguishable; for samples, those that apply to samples."""
+NEEDED = ("asking", "membership", "relearning")
+"""Without these and a search no model is called indistinguishable; for samples, those that apply to samples."""
+SEARCHES = {"classes": "class_embedding", "words": "text_embedding"}
+"""The search that a model must have stood, by how it is asked."""
 SAID = {"no condition": "asking without a condition", "asking": "asking"}
 NEEDED_OF_SAMPLES = ("extraction", "membership")
 
@@ -29,12 +31,16 @@ Findings = Mapping[str, Finding]
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """All that was found, for :func:`conclude`. ``untested``: what, why. ``findings``: by subject, then by name."""
+    """All that was found, for :func:`conclude`. ``untested``: what, why. ``findings``: by subject, then by name.
+
+    ``asked_in``: ``classes`` or ``words``, how the models are asked.
+    """
 
     question: Question
     findings: Mapping[str, Findings]
     comparisons: Sequence[Comparison]
     untested: Sequence[tuple[str, str]]
+    asked_in: str = "classes"
 
 
 def conclude(case: Case) -> Verdict:
@@ -159,7 +165,7 @@ def _missing(case: Case) -> list[str]:
         return ["no retrained model was given: whether anything is left cannot be compared"]
     if case.question.goal == "concept":
         return ["the goal is a concept: a retrained model is no truth for a capability"]
-    needed = NEEDED if case.question.classes else NEEDED_OF_SAMPLES
+    needed = (*NEEDED, SEARCHES[case.asked_in]) if case.question.classes else NEEDED_OF_SAMPLES
     done = {c.attack.split(" (")[0] for c in case.comparisons}
     lacking = [n for n in needed if n not in done]
     return [f"not attacked by {listing(lacking)}, which equality needs"] if lacking else []

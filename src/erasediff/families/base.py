@@ -5,7 +5,7 @@ Shapes: ``B`` samples in a batch, ``C`` channels, ``H`` x ``W`` pixels (or laten
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
@@ -202,6 +202,48 @@ class ReadsText(AskedInWords, Protocol):
 
         They are all there are, but for what SDXL reads of the pooled text, which enters beside the image's size.
         """
+
+
+class TextReader(Protocol):
+    """The frozen text encoder of a model asked in words, as far as an attack may touch it. Nothing of it is changed.
+
+    ``V`` tokens in the encoder's table, ``D`` wide. Start, end and padding are the reader's own affair: tokens and
+    vectors are always those between them, and a prompt has at most ``room`` of them.
+    """
+
+    @property
+    def vectors(self) -> Tensor:
+        """The table of token vectors [V, D], without a gradient."""
+
+    @property
+    def words(self) -> Tensor:
+        """The tokens [W] that a search may use: each, spelled alone, is read as itself; none is a special one."""
+
+    @property
+    def room(self) -> int:
+        """How many tokens a prompt may have."""
+
+    def tokens(self, prompt: str) -> tuple[int, ...]:
+        """The tokens of ``prompt``, however many."""
+
+    def spelled(self, tokens: Sequence[int]) -> str | None:
+        """A text whose tokens are exactly these; ``None`` where there is none, or a special token among them."""
+
+    def read(self, vectors: Tensor) -> dict[str, Tensor]:
+        """What the encoder makes of ``vectors`` [B, n, D] in the place of n tokens: rows by name, differentiable.
+
+        Raises BadInput for more than ``room`` of them.
+        """
+
+    def with_rows(self, rows: Mapping[str, Tensor]) -> Model:
+        """A model over the same weights whose class k is row k of ``rows`` [K, ...]; gradients flow back to them."""
+
+
+@runtime_checkable
+class Searchable(Protocol):
+    """A model asked in words by one text encoder, which an attack may search."""
+
+    def reader(self) -> TextReader: ...
 
 
 def check_images(model: Model, shape: tuple[int, ...]) -> None:

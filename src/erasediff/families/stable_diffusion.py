@@ -11,6 +11,7 @@ from torch import Tensor
 
 from erasediff.families.components import CLIP_TEXT, CLIP_WORDS, UNET, VAE
 from erasediff.families.noising import Noising
+from erasediff.families.text_reader import OneEncoder
 from erasediff.families.worded import Part, Width, Worded
 
 
@@ -48,6 +49,9 @@ class StableDiffusion(Worded):
 
     def predicted(self, denoiser: Any, x_t: Tensor, t: Tensor, text: dict[str, Tensor]) -> Tensor:
         return denoiser(x_t, t, **text, return_dict=False)[0]
+
+    def reader(self) -> OneEncoder:
+        return OneEncoder(self)
 
     def sampler(self, num_inference_steps: int) -> DPMSolverMultistepScheduler:
         return ode_solver(self.scheduler, num_inference_steps)

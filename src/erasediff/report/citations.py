@@ -156,7 +156,36 @@ WORKS = (
         "Circumventing Concept Erasure Methods For Text-to-Image Generative Models",
         "ICLR 2024, arXiv:2308.01508 (fitted embeddings)",
         _arxiv("2308.01508"),
-        ("attack_success_class_embedding",),
+        ("attack_success_class_embedding", "attack_success_text_embedding"),
+    ),
+    Citation(
+        "R. Gal, Y. Alaluf, Y. Atzmon, O. Patashnik, A. H. Bermano, G. Chechik, D. Cohen-Or",
+        "An Image is Worth One Word: Personalizing Text-to-Image Generation using Textual Inversion",
+        "ICLR 2023, arXiv:2208.01618 (pseudo-words)",
+        _arxiv("2208.01618"),
+        ("attack_success_text_embedding",),
+    ),
+    Citation(
+        "Y. Zhang, J. Jia, X. Chen, A. Chen, Y. Zhang, J. Liu, K. Ding, S. Liu",
+        "To Generate or Not? Safety-Driven Unlearned Diffusion Models Are Still Easy to Generate Unsafe Images ... "
+        "For Now",
+        "ECCV 2024, arXiv:2310.11868 (UnlearnDiffAtk)",
+        _arxiv("2310.11868"),
+        ("attack_success_token_search",),
+    ),
+    Citation(
+        "Z.-Y. Chin, C.-M. Jiang, C.-C. Huang, P.-Y. Chen, W.-C. Chiu",
+        "Prompting4Debugging: Red-Teaming Text-to-Image Diffusion Models by Finding Problematic Prompts",
+        "ICML 2024, arXiv:2309.06135",
+        _arxiv("2309.06135"),
+        ("attack_success_prompt_debugging",),
+    ),
+    Citation(
+        "Y.-L. Tsai, C.-Y. Hsu, C. Xie, C.-H. Lin, J.-Y. Chen, B. Li, P.-Y. Chen, C.-M. Yu, C.-Y. Huang",
+        "Ring-A-Bell! How Reliable are Concept Removal Methods for Diffusion Models?",
+        "ICLR 2024, arXiv:2310.10012",
+        _arxiv("2310.10012"),
+        ("attack_success_prompt_mining",),
     ),
     Citation(
         "J. Ho, T. Salimans",

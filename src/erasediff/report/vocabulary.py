@@ -126,6 +126,18 @@ PATTERNS = {
     r"attack_success_(class_embedding)": Measure(
         "Class embedding fitted", _ASKED + "with an embedding fitted to forgotten images", "adversarial", True
     ),
+    r"attack_success_(text_embedding)": Measure(
+        "Pseudo-words fitted", _ASKED + "with pseudo-words fitted to forgotten images", "adversarial", True
+    ),
+    r"attack_success_(token_search)": Measure(
+        "Tokens in front of the prompt", _ASKED + "with adversarial tokens in front of its prompt", "adversarial", True
+    ),
+    r"attack_success_(prompt_debugging)": Measure(
+        "Prompt answered as before", _ASKED + "as the base model would be answered", "adversarial", True
+    ),
+    r"attack_success_(prompt_mining)": Measure(
+        "Prompt along the concept", _ASKED + "with a prompt mined from the text encoder alone", "adversarial", True
+    ),
     r"attack_success_(guidance)": Measure(
         "Guidance at its strongest", _ASKED + "at the guidance scale that shows it most", "adversarial", True
     ),

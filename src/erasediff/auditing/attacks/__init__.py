@@ -14,6 +14,10 @@ ATTACKS = Registry(
         "gradient_membership": f"{_HERE}.gradient_membership:GradientMembership",
         "weight_difference": f"{_HERE}.weight_difference:WeightDifference",
         "class_embedding": f"{_HERE}.class_embedding:ClassEmbedding",
+        "text_embedding": f"{_HERE}.text_embedding:TextEmbedding",
+        "token_search": f"{_HERE}.token_search:TokenSearch",
+        "prompt_debugging": f"{_HERE}.prompt_debugging:PromptDebugging",
+        "prompt_mining": f"{_HERE}.prompt_mining:PromptMining",
         "guidance": f"{_HERE}.guidance:Guidance",
         "image_to_image": f"{_HERE}.image_to_image:ImageToImage",
         "inversion": f"{_HERE}.inversion:Inversion",
@@ -24,3 +28,6 @@ ATTACKS = Registry(
         "nudity": f"{_HERE}.nudity:Nudity",
     },
 )
+
+IN_WORDS = ("text_embedding", "token_search", "prompt_debugging", "prompt_mining")
+"""The attacks that search for words. A model that is not asked in words lacks none of them."""

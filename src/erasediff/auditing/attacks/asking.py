@@ -122,5 +122,17 @@ def success(
     return Finding(measurement, evidence)
 
 
+def setting(scene: Scene) -> dict[str, Any]:
+    """How the target was asked for, for the detail of a search."""
+    question = scene.question
+    return {
+        "classes": list(question.classes),
+        "guidance_scale": question.guidance_scale,
+        "num_inference_steps": question.suite.num_inference_steps,
+        "space": question.features,
+        "seed": question.seed,
+    }
+
+
 def _has_null(scene: Scene) -> bool:
     return scene.model.conditions.num_classes > 0 and scene.model.conditions.null_label is not None

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from erasediff.auditing.attacks.asking import passes, success
+from erasediff.auditing.attacks.asking import passes, setting, success
 from erasediff.auditing.attacks.base import FORGETFUL, Scene, needs
+from erasediff.auditing.attacks.forgotten import noised
 from erasediff.auditing.finding import Finding
 from erasediff.auditing.generate import images
 from erasediff.errors import BadInput
-from erasediff.families.base import Model
-from erasediff.randomness import generator
+from erasediff.families.base import AskedInWords, Model
 
 MOST_STARTS = 3
 
@@ -69,6 +69,8 @@ class ClassEmbedding:
 
     def refusal(self, scene: Scene) -> str | None:
         """No judge, no target class, or no table of class embeddings."""
+        if isinstance(scene.model, AskedInWords):
+            return "the model is asked in words: text embedding takes its place"
         missing = needs(scene, judge=True, classes=True)
         if missing is None and not scene.model.class_tables(scene.model.denoiser):
             missing = "the model looks its classes up in no table"
@@ -92,7 +94,7 @@ class ClassEmbedding:
             "best_start": found[best].start,
             "called": float(called.mean()),
             "tried": [_record(one, *share) for one, share in zip(found, shares, strict=True)],
-            **_setting(scene),
+            **setting(scene),
         }
         said = {"attack": self.name, "what": self.name, "detail": detail}
         return [success(scene, shown, **said, margin=0.15, alone=0.5)]  # type: ignore[arg-type]
@@ -167,33 +169,12 @@ def place(model: Model, denoiser: nn.Module, classes: tuple[int, ...], rows: Row
 def denoising_loss(scene: Scene, denoiser: nn.Module, batch_size: int, step: int) -> Tensor:
     """Mean squared error of the prediction on forgotten images asked by their own class; the same for every start."""
     question, model = scene.question, scene.model
-    device = next(denoiser.parameters()).device
-    labels = question.data.labels
-    if labels is None:
-        raise BadInput("the data has no labels: no image is known to show the class; give labelled data")
-    drawn = generator(question.seed, step, "class_embedding")
-    of_target = question.forget[torch.isin(labels[question.forget], torch.tensor(question.classes))]
-    chosen = of_target[torch.randint(len(of_target), (batch_size,), generator=drawn)]
-    t = torch.randint(model.noising.num_train_timesteps, (batch_size,), generator=drawn)
-    with torch.no_grad():
-        x_0 = model.encode(question.data.floats(chosen).to(device))
-    noise = torch.randn(x_0.shape, generator=drawn).to(device)
-    noisy = model.noising.noised(x_0, noise, t.to(device))
-    prediction = model.ask(denoiser, noisy.x_t, noisy.t, model.conditions.own(labels[chosen].to(device)))
+    classes, purpose = question.classes, ClassEmbedding.name
+    noisy, labels = noised(scene, denoiser, batch_size, step=step, purpose=purpose, classes=classes)
+    prediction = model.ask(denoiser, noisy.x_t, noisy.t, model.conditions.own(labels))
     return F.mse_loss(prediction.float(), model.noising.target(noisy))
 
 
 def _record(found: Search, shown: NDArray[np.bool_], called: NDArray[np.bool_]) -> dict[str, Any]:
     losses = {"loss_before": found.loss_before, "loss_after": found.loss_after}
     return {"start": found.start, "shown": float(shown.mean()), "called": float(called.mean()), **losses}
-
-
-def _setting(scene: Scene) -> dict[str, Any]:
-    question = scene.question
-    return {
-        "classes": list(question.classes),
-        "guidance_scale": question.guidance_scale,
-        "num_inference_steps": question.suite.num_inference_steps,
-        "space": question.features,
-        "seed": question.seed,
-    }
