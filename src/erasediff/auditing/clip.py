@@ -6,7 +6,7 @@ The one door of the audit to transformers. Nothing is downloaded unless a Hub id
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from erasediff.errors import BadInput, listing
 from erasediff.families import HUB_ID
 from erasediff.families.clip_images import FILES as PREPARED
 from erasediff.families.clip_images import Preprocessing
+from erasediff.families.latents import first_line
 from erasediff.files import read_json, sha256
 
 BATCH = 64  # images at once
@@ -115,7 +116,9 @@ def _snapshot(hub_id: str) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(READ)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise BadInput(f"CLIP {hub_id!r} is no path here, and cannot be had from the Hub: {_line(error)}") from error
+        raise BadInput(
+            f"CLIP {hub_id!r} is no path here, and cannot be had from the Hub: {first_line(error)}"
+        ) from error
 
 
 def _check_complete(folder: Path) -> None:
@@ -150,11 +153,11 @@ def _read(folder: Path) -> tuple[Any, Any]:
     kind: Any = CLIPModel  # whose annotations know only the answer without loading information
     options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
     try:
-        with _no_bars():
+        with _quiet():
             module, info = kind.from_pretrained(folder, **options)
             tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
-        raise BadInput(f"{folder} cannot be read as a CLIP model: {_line(error)}") from error
+        raise BadInput(f"{folder} cannot be read as a CLIP model: {first_line(error)}") from error
     # transformers draws at random what a file lacks, and only logs it.
     absent = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
     if absent:
@@ -179,20 +182,17 @@ def _fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 @contextmanager
-def _no_bars() -> Iterator[None]:
-    """Keep transformers from drawing progress bars into the output."""
+def _quiet() -> Iterator[None]:
+    """Keep transformers' bars and remarks out of the output; what it would say of missing weights is an error here."""
     from transformers.utils import logging
 
-    shown: Callable[[], bool] = logging.is_progress_bar_enabled
-    before = shown()
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
-        if before:
+        logging.set_verbosity(level)
+        if bars:
             logging.enable_progress_bar()

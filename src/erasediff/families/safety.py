@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor
 
 from erasediff.errors import BadInput
 from erasediff.families.clip_images import Preprocessing
+from erasediff.families.latents import first_line
 from erasediff.files import read_json, sha256
 
 CHECKER, PREPARED = "safety_checker", "feature_extractor"
@@ -94,8 +96,8 @@ class SafetyChecker:
         try:
             with _quiet():
                 module, info = StableDiffusionSafetyChecker.from_pretrained(self.checker, variant=variant, **options)
-        except (OSError, ValueError, TypeError, RuntimeError, KeyError) as error:
-            raise BadInput(f"{self.checker} cannot be read as a {CLASS}: {str(error).splitlines()[0]}") from error
+        except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
+            raise BadInput(f"{self.checker} cannot be read as a {CLASS}: {first_line(error)}") from error
         if absent := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
             raise BadInput(f"{self.checker} lacks {len(absent)} weights of a {CLASS}, first {absent[0]}")
         return module.float().eval().to("cuda" if torch.cuda.is_available() else "cpu")
@@ -107,12 +109,15 @@ def _quiet() -> Iterator[None]:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    level, bars = diffusers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    diffusers_logging.set_verbosity_error()
+    libraries = (diffusers_logging, transformers_logging)
+    levels, bars = [library.get_verbosity() for library in libraries], transformers_logging.is_progress_bar_enabled()
+    for library in libraries:
+        library.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        diffusers_logging.set_verbosity(level)
+        for library, level in zip(libraries, levels, strict=True):
+            library.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
