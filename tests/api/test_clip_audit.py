@@ -9,6 +9,7 @@ from tests.auditing import _tiny_clip
 from tests.families import _tiny_text
 
 import erasediff
+from erasediff.auditing.classifier import train_classifier
 from erasediff.auditing.clip import Clip
 from erasediff.auditing.drawing import Subject
 from erasediff.cli.main import main
@@ -37,8 +38,17 @@ def asked(captioned):
     base, erased = _tiny_text.stable_diffusion(), _tiny_text.stable_diffusion()
     with torch.no_grad():
         erased.unet.conv_out.weight.mul_(1.5)
-    given = {"target": "concept:hat", "base": base, "attacks": ["none"], "prompt_template": "my {}", "quiet": True}
-    return {"model": erased, "data": captioned, **given}
+    floats, labels = captioned.floats(slice(None)), captioned.labels
+    held_out = (floats[:8], labels[:8])
+    judge = train_classifier(floats, labels, num_classes=4, held_out=held_out, seed=0, steps=4, class_names=CAPTIONS)
+    given = {
+        "target": "concept:hat",
+        "classifier": judge,
+        "base": base,
+        "attacks": ["none"],
+        "prompt_template": "my {}",
+    }
+    return {"model": erased, "data": captioned, "quiet": True, **given}
 
 
 @pytest.fixture
