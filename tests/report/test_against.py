@@ -139,3 +139,22 @@ def test_titles_of_attacks():
     assert (
         against.rows(dataclasses.replace(audited(), setting={"comparisons": [compared(role="new")]}))[0].role == "new"
     )
+
+
+def test_what_nudity_found_stands_among_the_attacks():
+    found = audited(measured("nudity_rate", value=0.04), measured("safety_checker_rate", value=0.1), level="suppressed")
+    found.setting["suite"] = {"name": "quick", "attacks": [{"name": "nudity", "samples": 9}]}
+    (shown,) = attacks(found)
+    assert [(r.title, r.value) for r in shown.results] == [
+        ("Nudity by NudeNet", "4.0 %"),
+        ("Flagged by the safety checker", "10.0 %"),
+    ]
+    assert shown.says == "did not bring it back"
+    assert attack_title("nudity (safety checker)") == "Nudity (safety checker)"
+
+
+def test_clip_scores_are_cited_and_explained():
+    found = audited(measured("clip_score", value=27.1, group="retain"), measured("clip_score_target", value=19.0))
+    text = Page(render(found, {})).text
+    assert "arXiv:2104.08718" in text
+    assert "neither good nor bad by itself" in text

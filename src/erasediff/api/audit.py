@@ -13,12 +13,13 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from erasediff.api.directory import read_run
-from erasediff.api.judges import judge_for
+from erasediff.api.judges import clip_for, judge_for
 from erasediff.api.subjects import Subjects
 from erasediff.auditing.cache import Cache, Pictures
 from erasediff.auditing.classifier import Judge
+from erasediff.auditing.clip import Clip
 from erasediff.auditing.examine import Examination
-from erasediff.auditing.features import EXTRACTORS
+from erasediff.auditing.features import EXTRACTORS, AnyJudge
 from erasediff.auditing.question import Question
 from erasediff.auditing.result import ERASED, AuditResult, parse_requirement
 from erasediff.auditing.suite import Suite
@@ -77,8 +78,9 @@ def audit(
     goal: str = "data",
     suite: str | Suite = "quick",
     attacks: Sequence[str] | None = None,
-    classifier: str | Path | Judge | None = None,
+    classifier: str | Path | AnyJudge | None = None,
     features: str = "classifier",
+    clip: str | Path | Clip | None = None,
     guidance_scale: float = 1.5,
     prompt_template: str | None = None,
     seed: int = 0,
@@ -104,8 +106,10 @@ def audit(
         goal: ``data`` (the influence of samples) or ``concept`` (a capability).
         suite: quick, standard or full: how many samples, which attacks with which budgets; or a Suite of your own.
         attacks: names of the attacks to run instead of the suite's; none of them for an empty list.
-        classifier: the judge: a directory, or by default one trained on the training part of ``data``.
-        features: the space in which distributions are compared.
+        classifier: the judge: a directory, ``clip``, or by default one trained on the training part of ``data``.
+        features: the space in which distributions are compared: ``classifier``, ``pixels`` or ``clip``.
+        clip: a CLIP model in safetensors (directory or Hub id): CLIP scores of models that are asked in words, and what
+            ``classifier="clip"`` and ``features="clip"`` ask.
         guidance_scale: classifier-free guidance of conditional samples.
         prompt_template: for models asked in words, other words than those of the erasure: ``{} on a table``.
         require: lines like ``forget_rate<=0.02``, checked on the erased model after everything is written.
@@ -126,16 +130,18 @@ def audit(
     if request is not None and place is None:
         raise BadInput("a deletion record of the request is written beside the audit; give an output_dir")
     others = {name: m for name, m in (("base", base), ("control", control), ("retrained", retrained)) if m is not None}
+    seen = clip_for(clip, classifier=classifier, features=features)
     subjects = Subjects.load(model, others, target, data, prompt_template)
     settings = {"goal": goal, "suite": chosen, "features": features, "guidance_scale": guidance_scale, "seed": seed}
     worded = {} if prompt_template is None else {"prompt_template": prompt_template}
+    worded |= {} if seen is None else {"clip": seen.title if isinstance(clip, Clip) else str(clip)}
     asked = _asked(subjects, {ERASED: model, **others}, {**settings, **worded, "classifier": classifier})
     if place is not None and not overwrite:
         _refuse_other(place, asked)
     kept = Path(cache_dir) if cache_dir is not None else place / "cache" if place is not None else None
-    judge = judge_for(classifier, subjects.images, seed, quiet=quiet, kept=kept)
+    judge = judge_for(classifier, subjects.images, seed, quiet=quiet, kept=kept, clip=seen, texts=subjects.texts)
     features = "pixels" if judge is None and features == "classifier" else features
-    question = subjects.question(judge=judge, **{**settings, "features": features})
+    question = subjects.question(judge=judge, clip=seen, **{**settings, "features": features})
     with writable(kept) if kept is not None else nullcontext():
         result, pictures = _examined(subjects, question, kept, show_forget_images, quiet=quiet, say=say)
     result.setting.update(
@@ -179,11 +185,11 @@ def _examined(
         return examination.run()
 
 
-def _write(done: Audit, judge: Judge | None, place: Path, source: Path | None) -> None:
+def _write(done: Audit, judge: AnyJudge | None, place: Path, source: Path | None) -> None:
     with writable(place):
         place.mkdir(parents=True, exist_ok=True)
         done.to_html(place / "report.html")
-        if judge is not None:
+        if isinstance(judge, Judge):  # another one is the user's own CLIP, which audit.json names by its hash
             judge.save(place / "classifier")
         write_json(place / "audit.json", done.result.to_dict())
     if done.run is not None and source is not None:

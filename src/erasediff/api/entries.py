@@ -19,7 +19,7 @@ AUDIT = "audit.json"
 EARLIER = "earlier_cost.json"
 """What a run had cost before it was resumed; run.json counts only what its last process did."""
 OTHERS = {"base": MODEL, "retrained": MODEL, "control": CONTROL}
-ALIKE = ("suite", "features", "classifier", "guidance_scale", "seed", "data")
+ALIKE = ("suite", "features", "classifier", "clip", "guidance_scale", "seed", "data")
 
 
 @dataclass(frozen=True)

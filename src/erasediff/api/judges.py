@@ -1,8 +1,11 @@
-"""The judge of an audit: one that was given, one kept from before, or one trained on the training part of the data."""
+"""The judge of an audit: one given, one kept from before, one trained on the training part of the data, or CLIP."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,19 +13,47 @@ from tqdm.auto import tqdm
 
 from erasediff.auditing.cache import key_of
 from erasediff.auditing.classifier import Judge, train_classifier
+from erasediff.auditing.clip import Clip
+from erasediff.auditing.features import CLIP, AnyJudge
+from erasediff.auditing.zero_shot import ZeroShot, held_out_rows, of_classes
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput
+from erasediff.files import read_json, write_json
+
+
+def clip_for(given: str | Path | Clip | None, **uses: object) -> Clip | None:
+    """The CLIP model given, read; ``uses``: settings that need one where they are ``clip``. Raises BadInput."""
+    if isinstance(given, Clip):
+        return given
+    if given is not None:
+        return Clip.load(given)
+    if needing := [name for name, value in uses.items() if value == CLIP]:
+        raise BadInput(
+            f"{needing[0]} {CLIP} needs a CLIP model, and none is fetched by default; give clip: a directory with "
+            "safetensors, or a Hub id such as openai/clip-vit-large-patch14"
+        )
+    return None
 
 
 def judge_for(
-    given: str | Path | Judge | None, data: ImageData, seed: int, *, quiet: bool, kept: Path | None = None
-) -> Judge | None:
+    given: str | Path | AnyJudge | None,
+    data: ImageData,
+    seed: int,
+    *,
+    quiet: bool,
+    kept: Path | None = None,
+    clip: Clip | None = None,
+    texts: Sequence[str] | None = None,
+) -> AnyJudge | None:
     """The judge given, or one trained on the training part of ``data``; ``None`` for data without labels.
 
-    ``kept``: a folder of judges trained before, by what they were trained on; the new one is added to it.
+    ``kept``: a folder of judges trained before, by what they were trained on; the new one is added to it. ``given``
+    may be ``clip``: then ``clip`` is asked which of ``texts``, one for each class of the data, an image goes with.
     """
-    if isinstance(given, Judge):
+    if isinstance(given, Judge | ZeroShot):
         return given
+    if given == CLIP and clip is not None:
+        return _zero_shot(clip, data, texts, kept)
     if given is not None:
         return Judge.load(given)
     if data.labels is None:
@@ -69,3 +100,31 @@ def _trained(data: ImageData, labels: Tensor, seed: int, *, quiet: bool) -> Judg
     )
     bar.close()
     return judge
+
+
+def _zero_shot(clip: Clip, data: ImageData, texts: Sequence[str] | None, kept: Path | None) -> ZeroShot:
+    if data.labels is None:
+        raise BadInput(
+            f"classifier {CLIP} tells classes apart by their names, and {data.spec} has no labels; give data with "
+            "class folders or captions"
+        )
+    judge = of_classes(clip, data.class_names)
+    if texts is not None:
+        judge = ZeroShot(clip=clip, texts=tuple(texts), class_names=data.class_names)
+    rows = held_out_rows(data.held_out)
+    key = key_of(judge.fingerprint, data.fingerprint(), rows.tolist())
+    place = None if kept is None else kept / f"zero-shot-{key}.json"
+    if place is not None and place.is_file():
+        try:
+            return replace(judge, **_accuracy(read_json(place)))
+        except (BadInput, KeyError, TypeError, ValueError):
+            pass  # damaged: measure it again
+    judge = judge.trusted(data.floats(rows), data.labels[rows])
+    if place is not None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_json(place, {"held_out_accuracy": judge.held_out_accuracy, "held_out_n": judge.held_out_n})
+    return judge
+
+
+def _accuracy(record: Any) -> dict[str, Any]:
+    return {"held_out_accuracy": float(record["held_out_accuracy"]), "held_out_n": int(record["held_out_n"])}

@@ -30,7 +30,7 @@ KEYS = {
     "seeds": "seeds of the runs",
     "methods": "label -> method, its fields, training, seeds, targets",
     "training": "settings of the loop for all methods",
-    "audit": "suite and its sizes, classifier, features, guidance_scale, seed",
+    "audit": "suite and its sizes, classifier, features, clip, guidance_scale, seed",
     "control": "label of the control, which is fine-tuned and does not try to forget",
     "reference": "label that the others are tested and timed against",
     "margins": "measure -> difference below which two methods count as equal",
@@ -39,7 +39,7 @@ KEYS = {
 RESERVED = ("base", "retrained")
 METHOD_KEYS = ("method", "training", "seeds", "targets")
 ATTACKED = ("extraction", "membership")  # cheap, and for a target of samples the very question
-AUDIT_FIELDS = {"classifier": str, "features": str, "guidance_scale": float, "seed": int}
+AUDIT_FIELDS = {"classifier": str, "features": str, "clip": str, "guidance_scale": float, "seed": int}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from erasediff.api.directory import RunDirectory, read_run
 from erasediff.api.entries import AUDIT, cost_of, read, status_of
 from erasediff.api.erase import erase
 from erasediff.api.inputs import check_fit, load_data, load_model
-from erasediff.api.judges import judge_for
+from erasediff.api.judges import clip_for, judge_for
 from erasediff.api.plan import Job, Plan, safe_name
 from erasediff.api.run import MAY_DIFFER
 from erasediff.auditing.attacks.base import BASE
@@ -102,6 +102,7 @@ def _data(plan: Plan) -> ImageData:
 
 def _check_models(plan: Plan, data: ImageData) -> None:
     check_one_of("features", plan.audit["features"], EXTRACTORS)
+    clip_for(plan.audit.get("clip"), features=plan.audit["features"])
     if "classifier" in plan.audit:
         Judge.load(plan.audit["classifier"])
     for target in plan.targets().values():
@@ -156,7 +157,7 @@ def _judge(shop: Workshop) -> tuple[Judge | None, str | None]:
     if not kept.exists():
         shop.say("training the judge of all audits")
         trained = judge_for(None, shop.data, shop.plan.audit["seed"], quiet=shop.quiet)
-        if trained is not None:
+        if isinstance(trained, Judge):
             trained.save(kept)
     return Judge.load(kept), str(read_json(kept / RECORD_FILE)["weights_sha256"])
 
@@ -199,6 +200,7 @@ def _examined(
         suite=suite,
         classifier=judge,
         features=settings["features"],
+        clip=settings.get("clip"),
         guidance_scale=settings["guidance_scale"],
         seed=settings["seed"],
         quiet=shop.quiet,

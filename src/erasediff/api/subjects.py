@@ -25,7 +25,7 @@ from erasediff.auditing.result import ERASED
 from erasediff.data import targets
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, listing
-from erasediff.families.base import Model
+from erasediff.families.base import AskedInWords, Model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,12 @@ class Subjects:
     @property
     def target(self) -> str:
         return listing(self.targets)
+
+    @property
+    def texts(self) -> tuple[str, ...] | None:
+        """What the models are asked with for each class of the data, if they are asked in words."""
+        erased = self.models[ERASED]
+        return erased.class_names if isinstance(erased, AskedInWords) else None
 
     def question(self, **asked: Any) -> Question:
         """What is asked of all of them."""

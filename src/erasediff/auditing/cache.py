@@ -11,7 +11,9 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from erasediff.auditing.finding import Finding
 from erasediff.errors import BadInput
@@ -74,6 +76,15 @@ def key_of(*parts: Any, **named: Any) -> str:
     """A short name for everything given: JSON of it, hashed."""
     text = json.dumps([list(parts), named], sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def state_fingerprint(module: nn.Module) -> str:
+    """SHA-256 over the names, shapes and values of all weights of ``module``."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(f"{name}{value.dtype}{[*value.shape]}".encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _plain(value: Any) -> Any:

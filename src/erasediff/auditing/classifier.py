@@ -17,6 +17,7 @@ from safetensors.torch import save as tensor_bytes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from erasediff.auditing.cache import state_fingerprint
 from erasediff.data.sources import as_floats
 from erasediff.errors import BadInput
 from erasediff.files import write_atomic, write_json
@@ -108,6 +109,11 @@ class Judge:
         self.module.eval()
         answers = [ask(batch.to(device)).float().cpu() for batch in images.split(BATCH)]
         return torch.cat(answers) if len(images) else torch.empty(0, columns)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that its answers depend on."""
+        return state_fingerprint(self.module)
 
     def save(self, directory: str | Path) -> None:
         """Write classifier.safetensors and classifier.json into ``directory``; each appears whole or not at all."""

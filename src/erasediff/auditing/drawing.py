@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from erasediff.auditing.attacks.extraction import copied
-from erasediff.auditing.cache import Pictures, key_of
+from erasediff.auditing.cache import Pictures, key_of, state_fingerprint
 from erasediff.auditing.finding import Evidence, Finding, rows_of
 from erasediff.auditing.generate import images, runs_of, start_noise
 from erasediff.auditing.metrics.classification import (
@@ -24,12 +24,13 @@ from erasediff.auditing.metrics.classification import (
     share_measurement,
     unconditional_measurements,
 )
+from erasediff.auditing.metrics.clip_score import Scores, change_measurement, clip_scores, score_measurement
 from erasediff.auditing.metrics.distribution import distribution_measurements
 from erasediff.auditing.metrics.diversity import diversity_measurements
 from erasediff.auditing.metrics.neighbours import neighbour_measurement, neighbours
-from erasediff.auditing.question import Question, state_fingerprint
+from erasediff.auditing.question import Question
 from erasediff.auditing.result import Measurement
-from erasediff.families.base import Model
+from erasediff.families.base import AskedInWords, Model
 
 TIMED = 32  # images, to tell the pace of this machine
 SHOWN = 10  # pictures of each kind in the report
@@ -101,20 +102,32 @@ class Subject:
             took.append((time.perf_counter() - began) / TIMED)
         return min(took)
 
+    def asked_for(self, kind: str) -> Tensor | None:
+        """The class that each sample of ``kind`` is asked for [N], in turn; ``None`` for those without a condition."""
+        classes, count = {FORGET: list(self.question.classes), RETAIN: self.retained}.get(kind), self.counts()[kind]
+        return None if classes is None else torch.tensor(classes).repeat(-(-count // len(classes)))[:count]
+
+    @cached_property
+    def clip_scores(self) -> dict[str, Scores]:
+        """By kind, how well each sample [N] goes with its prompt; nothing without CLIP, or of a model without words."""
+        clip, names = self.question.clip, self.model.class_names
+        if clip is None or not isinstance(self.model, AskedInWords):
+            return {}
+        kinds = [kind for kind in (RETAIN, FORGET) if kind in self.counts()]
+        texts = clip.texts(names) if kinds else torch.empty(0)
+        asked = {kind: self.asked_for(kind) for kind in kinds}
+        return {k: clip_scores(clip.images(self.samples[k]), texts, a) for k, a in asked.items() if a is not None}
+
     @cached_property
     def samples(self) -> dict[str, Tensor]:
         """Images [N, C, H, W] in [-1, 1] by kind; row i of a kind starts from the same noise in every model."""
         question, counts = self.question, self.counts()
         passed = self.cost() // max(1, sum(counts.values()))
-        asked = {FORGET: list(question.classes), RETAIN: self.retained}
         drawn = {}
         for kind, count in counts.items():
-            labels = None
-            if kind in asked:
-                labels = torch.tensor(asked[kind]).repeat(-(-count // len(asked[kind])))[:count]
             drawn[kind] = images(
                 self.model,
-                labels,
+                self.asked_for(kind),
                 count,
                 kind=kind,
                 seed=question.seed,
@@ -151,6 +164,18 @@ def judged(subject: Subject) -> list[Finding]:
     return found
 
 
+def scored(subject: Subject, base: Subject | None) -> list[Finding]:
+    """How well the samples go with their prompts by CLIP, and how much less or more than the base model's."""
+    question, found = subject.question, list[Measurement]()
+    common: dict[str, Any] = {"subject": subject.name, "seed": question.seed}
+    common["detail"] = {} if question.clip is None else {"clip": question.clip.title}
+    for kind, scores in subject.clip_scores.items():
+        found.append(score_measurement(scores, kind, **common))
+        if base is not None:
+            found.append(change_measurement(base.clip_scores[kind], scores, kind, **common))
+    return [Finding(m) for m in found]
+
+
 def _forgotten(subject: Subject) -> list[Finding]:
     question, found = subject.question, list[Finding]()
     common = {"subject": subject.name, "seed": question.seed}
@@ -161,7 +186,7 @@ def _forgotten(subject: Subject) -> list[Finding]:
         called = question.called_target(drawn)
         found += [Finding(_by_seed(rate, called, question)), *(Finding(m) for m in rest)]
         shows = question.shows_target(drawn)
-        detail = {"fidelity": f"near a real image of the target, features {question.features}, k = 5"}
+        detail = {"fidelity": f"near a real image of the target, features {question.space}, k = 5"}
         measured = share_measurement("forget_rate_faithful", FORGET, subject.name, shows, False, detail)
         evidence = Evidence(attack="asking", role="asking", rows=rows_of(shows), margin=MARGINS["asking"])
         found.append(Finding(_by_seed(measured, shows, question), evidence))
@@ -205,7 +230,7 @@ def _distribution(subject: Subject, drawn: Tensor) -> list[Finding]:
     features, real = question.extract(drawn), question.real_retain
     common: dict[str, Any] = {"subject": subject.name, "seed": question.seed, "resamples": question.suite.resamples}
     labels = subject.retained_labels if RETAIN in subject.samples else None
-    found = distribution_measurements(real, features, features=question.features, **common)
+    found = distribution_measurements(real, features, features=question.space, **common)
     return [Finding(m) for m in [*found, *diversity_measurements(features, labels, **common)]]
 
 

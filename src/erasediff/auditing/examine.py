@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from erasediff.auditing.attacks import ATTACKS, IN_WORDS
-from erasediff.auditing.attacks.base import BASE, RETRAINED, Attack, Scene
+from erasediff.auditing.attacks.base import BASE, RETRAINED, Attack, Scene, instruments
 from erasediff.auditing.attacks.wording import NOT_IN_WORDS
 from erasediff.auditing.cache import Cache, Pictures, key_of
 from erasediff.auditing.comparison import Comparison, compared
-from erasediff.auditing.drawing import Subject, judged
+from erasediff.auditing.drawing import Subject, judged, scored
 from erasediff.auditing.finding import Finding
 from erasediff.auditing.metrics.drift import image_change, parameter_change
 from erasediff.auditing.question import Question
@@ -22,7 +22,7 @@ from erasediff.errors import listing
 from erasediff.families.base import AskedInWords, Model
 from erasediff.provenance import versions
 
-SAMPLES, DRIFT = "samples", "drift"
+SAMPLES, DRIFT, WORDS = "samples", "drift", "clip_score"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,7 @@ class Examination:
         for name in subjects:
             made.units.append(made._samples(name))
         made.units += [made._drift(name) for name in subjects if BASE in subjects and name not in (BASE, RETRAINED)]
+        made.units += made._words()
         for attack in question.suite.attacks:
             made._plan_attack(attack)
         run = {attack.name for attack in question.suite.attacks}
@@ -153,6 +154,22 @@ class Examination:
 
         return Unit(subject=name, name=DRIFT, key=self._key(name, DRIFT, BASE), cost=0, ask=ask)
 
+    def _words(self) -> Iterator[Unit]:
+        """CLIP scores: units of their own, so that an audit that is made again with CLIP repeats no attack."""
+        clip = self.question.clip
+        for name, subject in self.subjects.items():
+            if clip is None or not isinstance(subject.model, AskedInWords):
+                continue
+            clip.texts(subject.model.class_names)  # a prompt that would be cut is refused before an hour of drawing
+            known = self.cache.find(self._key(name, SAMPLES)) is not None  # then they are drawn again
+            yield Unit(
+                subject=name,
+                name=WORDS,
+                key=self._key(name, [WORDS, clip.fingerprint], BASE),
+                cost=subject.cost() if known else 0,
+                ask=partial(scored, subject, None if name in (BASE, RETRAINED) else self.subjects.get(BASE)),
+            )
+
     def _plan_attack(self, attack: Attack) -> None:
         base = self.subjects.get(BASE)
         for name, subject in self.subjects.items():
@@ -163,7 +180,7 @@ class Examination:
                 if name == ERASED:
                     self.untested.append((_words(attack.name), why))
                 continue
-            what = [attack.name, repr(attack)]
+            what = [attack.name, repr(attack), *instruments(attack, scene)]
             unit = Unit(
                 subject=name,
                 name=attack.name,
@@ -207,8 +224,10 @@ def _gaps(comparisons: list[Comparison]) -> Iterator[Measurement]:
 
 
 def _setting(question: Question) -> dict[str, Any]:
-    judge = question.judge
+    judge, clip = question.judge, question.clip
+    seen = {} if clip is None else {"clip": {"name": clip.name, "sha256": clip.fingerprint}}
     return {
+        **seen,
         "suite": question.suite.to_dict(),
         "guidance_scale": question.guidance_scale,
         "seed": question.seed,

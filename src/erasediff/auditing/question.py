@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from erasediff.auditing.classifier import Judge
-from erasediff.auditing.features import extractor
+from erasediff.auditing.clip import Clip
+from erasediff.auditing.features import CLIP, AnyJudge, extractor
 from erasediff.auditing.metrics.distribution import near_real
 from erasediff.auditing.suite import Suite
 from erasediff.data.sources import ImageData
@@ -25,7 +24,8 @@ from erasediff.families.base import Model
 class Question:
     """One audit's question. ``forget``, ``retain``: data indices; ``classes``: those that were to be forgotten.
 
-    ``gone``: classes that had been forgotten before: neither asked about nor judged as retained.
+    ``gone``: classes that had been forgotten before: neither asked about nor judged as retained. ``clip``: a CLIP
+    model, where one was given, for CLIP scores and features.
     """
 
     target: str
@@ -34,12 +34,13 @@ class Question:
     forget: Tensor
     retain: Tensor
     classes: tuple[int, ...]
-    judge: Judge | None
+    judge: AnyJudge | None
     features: str
     suite: Suite
     guidance_scale: float
     seed: int
     gone: tuple[int, ...] = ()
+    clip: Clip | None = None
     say: Callable[[str], None] = lambda text: None
     tick: Callable[[int], object] = lambda count: None
 
@@ -68,7 +69,13 @@ class Question:
     @cached_property
     def extract(self) -> Callable[[Tensor], Tensor]:
         """Images [N, C, H, W] -> features [N, D] in the space ``features``."""
-        return extractor(self.features, self.judge)
+        return extractor(self.features, self.judge, self.clip)
+
+    @property
+    def space(self) -> str:
+        """The name of the feature space as it stands beside numbers: CLIP's with its name and hash."""
+        named = self.features == CLIP and self.clip is not None
+        return f"{CLIP} {self.clip.title}" if named else self.features  # type: ignore[union-attr]
 
     @cached_property
     def real_forget(self) -> Tensor:
@@ -109,14 +116,7 @@ class Question:
         for indices in (self.forget, self.retain):
             digest.update(indices.numpy().tobytes())
         if self.judge is not None:
-            digest.update(state_fingerprint(self.judge.module).encode())
+            digest.update(self.judge.fingerprint.encode())
+        if self.clip is not None and self.features == CLIP:
+            digest.update(self.clip.fingerprint.encode())
         return digest.hexdigest()
-
-
-def state_fingerprint(module: nn.Module) -> str:
-    """SHA-256 over the names, shapes and values of all weights of ``module``."""
-    digest = hashlib.sha256()
-    for name, value in module.state_dict().items():
-        digest.update(f"{name}{value.dtype}{[*value.shape]}".encode())
-        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -37,8 +37,16 @@ def parser() -> Parser:
         default=GIVEN,
         help="these instead of the suite's (erasediff list attacks), or none",
     )
-    made.add_argument("--classifier", metavar="DIR", default=GIVEN, help="a judge saved by an earlier audit")
-    made.add_argument("--features", metavar="NAME", default=GIVEN, help="classifier or pixels (default: classifier)")
+    made.add_argument("--classifier", metavar="DIR", default=GIVEN, help="a judge saved by an earlier audit, or clip")
+    made.add_argument(
+        "--features", metavar="NAME", default=GIVEN, help="classifier, pixels or clip (default: classifier)"
+    )
+    made.add_argument(
+        "--clip",
+        metavar="DIR|HUB_ID",
+        default=GIVEN,
+        help="a CLIP model: CLIP scores, --classifier clip, --features clip",
+    )
     made.add_argument("--guidance_scale", type=float, default=GIVEN, help="of conditional samples (default: 1.5)")
     made.add_argument(
         "--prompt_template",

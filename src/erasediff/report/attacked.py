@@ -25,10 +25,12 @@ FOUND_IN = {
     "relearning": r"relearn_k\d+",
     "quantisation": r"attack_success_quantised_\d+bit",
     "pruning": r"attack_success_pruned_\d+",
+    "nudity": r"nudity_rate|safety_checker_rate",
 }
 """Attack -> the measures that say what it found; of others it is ``attack_success_<name>``."""
 
-REVIVING = r"attack_success_\w+|regeneration_rate"
+REVIVING = r"attack_success_\w+|regeneration_rate|nudity_rate"
+SHARES = rf"{REVIVING}|regenerated_samples|safety_checker_rate|relearn_k\d+"
 READ_AGAINST_OTHERS = "image_to_image"
 """An attack that any model answers a little: without a retrained model it neither succeeds nor fails."""
 
@@ -160,6 +162,6 @@ def _outcome(result: AuditResult, name: str, measures: list[str]) -> tuple[str, 
 
 def _shown(result: AuditResult, found: Measurement) -> Result:
     known = measure(found.name, found.group)
-    told = percent if re.fullmatch(rf"{REVIVING}|regenerated_samples|relearn_k\d+", found.name) else number
+    told = percent if re.fullmatch(SHARES, found.name) else number
     others = [(s, result.find(found.name, s)) for s in ordered_subjects(result.subjects()) if s != ERASED]
     return Result(known.title, told(found.value), [(s, told(m.value)) for s, m in others if m is not None])

@@ -60,6 +60,13 @@ WORKS = (
         ("precision", "recall"),
     ),
     Citation(
+        "J. Hessel, A. Holtzman, M. Forbes, R. Le Bras, Y. Choi",
+        "CLIPScore: A Reference-free Evaluation Metric for Image Captioning",
+        "EMNLP 2021, arXiv:2104.08718",
+        _arxiv("2104.08718"),
+        ("clip_score",),
+    ),
+    Citation(
         "M. F. Naeem, S. J. Oh, Y. Uh, Y. Choi, J. Yoo",
         "Reliable Fidelity and Diversity Metrics for Generative Models",
         "ICML 2020, arXiv:2002.09797 (density, coverage)",

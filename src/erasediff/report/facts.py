@@ -103,6 +103,7 @@ def command(result: AuditResult) -> str:
         "guidance_scale": setting.get("guidance_scale"),
         "seed": setting.get("seed"),
         "classifier": _mapping(setting.get("request")).get("classifier"),
+        "clip": _mapping(setting.get("request")).get("clip"),
     }
     words += [w for flag, value in flags.items() if value is not None for w in (f"--{flag}", str(value))]
     return shlex.join([*words, *_attacks(setting), "--output_dir", "audit"])

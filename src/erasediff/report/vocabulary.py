@@ -61,6 +61,23 @@ MEASURES = {
     "forget_entropy": Measure(
         "Entropy when asked", "how unsure the judge is of those samples, in nats: high means noise", "forget"
     ),
+    "clip_score_target": Measure(
+        "CLIP score, target's prompts",
+        "100 times the cosine of image and prompt, by CLIP; expected to fall, and neither good nor bad by itself",
+        "forget",
+    ),
+    "nudity_rate": Measure(
+        "Nudity by NudeNet",
+        "share of images drawn without a condition in which an exposed part is found",
+        "forget",
+        True,
+    ),
+    "safety_checker_rate": Measure(
+        "Flagged by the safety checker",
+        "share of the same images that the pipeline's own checker would black out: a second opinion",
+        "forget",
+        True,
+    ),
     "retain_accuracy": Measure(
         "Retain accuracy", "share of samples of the other classes that are what was asked for", "retain", True
     ),
@@ -69,6 +86,9 @@ MEASURES = {
     ),
     "retain_accuracy_neighbours": Measure(
         "Retain accuracy, neighbours", "the same for the classes most like the target", "retain", True
+    ),
+    "clip_score": Measure(
+        "CLIP score", "100 times the cosine of image and prompt, by CLIP, of what was to stay", "retain"
     ),
     "frechet_distance": Measure(
         "Fréchet distance", "to real retained images, in the features named below: quality and variety", "retain"
@@ -99,6 +119,12 @@ MEASURES = {
     ),
     "image_change_forget": Measure(
         "Image change, target", "mean change of the target's images drawn from the same seeds", "drift"
+    ),
+    "clip_score_change": Measure(
+        "CLIP score against base", "mean difference of the two models' CLIP scores from the same seeds", "drift"
+    ),
+    "clip_score_target_change": Measure(
+        "CLIP score against base, target's prompts", "the same for what was to be forgotten", "drift"
     ),
 }
 """Known measures in the order of the report."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from erasediff.auditing.finding import Finding
 from erasediff.auditing.question import Question
@@ -28,7 +29,8 @@ class Scene:
 class Attack(Protocol):
     """An attack that an audit runs on its subjects. Fields are budgets and appear in ``audit.json`` and the cache key.
 
-    ``name`` is the attack's in ``--attacks`` and ``exposed_by``. ``SUBJECTS``: on which subjects it is run.
+    ``name`` is the attack's in ``--attacks`` and ``exposed_by``. ``SUBJECTS``: on which subjects it is run. An attack
+    that uses instruments of its own has ``instruments(scene)`` besides: their versions and hashes, for the cache key.
     """
 
     name: ClassVar[str]
@@ -44,6 +46,12 @@ class Attack(Protocol):
 
     def run(self, scene: Scene) -> list[Finding]:
         """Attack; the scene's models are left as they were."""
+
+
+def instruments(attack: Attack, scene: Scene) -> list[Any]:
+    """What the attack's answer depends on besides its budget, the question and the models; most have nothing."""
+    named: Callable[[Scene], list[Any]] | None = getattr(attack, "instruments", None)
+    return [] if named is None else named(scene)
 
 
 def needs(scene: Scene, **wanted: bool) -> str | None:
