@@ -14,7 +14,7 @@ from erasediff.api.drawing import check_reuse, planned_drawing
 from erasediff.api.inputs import asked_in_words, check_fit, load_data, still_there, words
 from erasediff.api.pairing import anchors_of
 from erasediff.api.showing import Showing, Shown, Wishes, wants_showing
-from erasediff.auditing.question import state_fingerprint
+from erasediff.auditing.cache import state_fingerprint
 from erasediff.data.sources import ImageData
 from erasediff.data.targets import Split, Target, split
 from erasediff.families.base import Model

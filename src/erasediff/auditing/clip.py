@@ -20,7 +20,7 @@ from erasediff.errors import BadInput, listing
 from erasediff.families import HUB_ID
 from erasediff.families.clip_images import FILES as PREPARED
 from erasediff.families.clip_images import Preprocessing
-from erasediff.families.latents import first_line
+from erasediff.families.reading import first_line
 from erasediff.files import read_json, sha256
 
 BATCH = 64  # images at once

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from erasediff.errors import BadInput
 from erasediff.families.clip_images import Preprocessing
-from erasediff.families.latents import first_line
+from erasediff.families.reading import first_line
 from erasediff.files import read_json, sha256
 
 CHECKER, PREPARED = "safety_checker", "feature_extractor"
