@@ -13,12 +13,13 @@ from erasediff.families import tiny
 
 
 @pytest.mark.slow
-def test_two_processes_agree_with_one(tmp_path):
+@pytest.mark.parametrize("weights", [[], ["--rank", "2"]], ids=["whole", "LoRA"])
+def test_two_processes_agree_with_one(tmp_path, weights):
     tiny.unet2d().save(tmp_path / "base")
     data = make_squares()
     np.savez(tmp_path / "d.npz", images=data.images[:, 0].numpy(), labels=data.labels.numpy())
     erase = ["erase", str(tmp_path / "base"), "--data", str(tmp_path / "d.npz"), "--target", "class:1"]
-    erase += ["--max_train_steps", "4", "--quiet", "--method.rule", "value_barrier"]
+    erase += ["--max_train_steps", "4", "--quiet", "--method.rule", "value_barrier", *weights]
     one = [sys.executable, "-m", "erasediff", *erase, "--train_batch_size", "8", "--output_dir", str(tmp_path / "one")]
     # On CPUs `accelerate launch` starts one process unless MPI is there; torchrun sets what accelerate reads.
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "-m", "erasediff"]
