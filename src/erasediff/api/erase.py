@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,6 @@ def erase(
     chosen = decided(chosen, adapted.conditions)
     forgotten = None if images.labels is None else images.labels[split.forget]
     check_needs(chosen, adapted, forgotten)
-    texts = texts_of(wanted, prompt_template)
     begin = beginning(init, chosen, adapted, forgotten)
     chosen = with_what_stops_need(chosen, config)
     record = new_record(
@@ -101,9 +101,12 @@ def erase(
     )
     if isinstance(chosen, WeightEdit):
         check_settings(chosen, config, resume_from_checkpoint)
-        return run_edit(chosen, adapted, texts, record, output_dir, overwrite=overwrite, dry_run=dry_run)
+        asked = concepts(adapted, texts_of(wanted, images.class_names), prompt_template)
+        return run_edit(chosen, adapted, asked, record, output_dir, overwrite=overwrite, dry_run=dry_run)
+    start = None
     if begin is not None:
         record["init"] = described(begin)
+        start = partial(begin.edit, *concepts(adapted, texts_of(wanted, images.class_names), prompt_template))
     job = Job(
         model=adapted,
         method=chosen,
@@ -111,7 +114,7 @@ def erase(
         retain=split.retain,
         forget=split.forget,
         config=config,
-        initial=None if begin is None else lambda: begin.edit(concepts(adapted, texts)),
+        initial=start,
     )
     return launch(
         job,
