@@ -46,7 +46,7 @@ def test_an_edit_writes_a_run_directory_that_loads_with_plain_diffusers(scene, t
     # The other classes, the empty prompt, and the erased prompts with the anchor in their place.
     assert record["plan"]["preserved"] == 3 + 1 + len({"my a red cap", "my cap", "a cap"})
     assert record["weights"]["unet/diffusion_pytorch_model.safetensors"]
-    assert "2308.14761" in (tmp_path / "run/README.md").read_text()
+    assert "Unified Concept Editing" in (tmp_path / "run/README.md").read_text()
     assert not (tmp_path / "run/checkpoints").exists()
     from diffusers import UNet2DConditionModel
 

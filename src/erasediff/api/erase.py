@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from erasediff.api.editing import beginning, check_settings, concepts, run_edit, texts_of
 from erasediff.api.inputs import (
     asked_in_words,
@@ -25,6 +27,7 @@ from erasediff.api.run import Run, check_fields, new_record, with_fields
 from erasediff.data import targets
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, listing
+from erasediff.families.base import Model
 from erasediff.methods import METHODS
 from erasediff.methods.base import Method, WeightEdit, decided
 from erasediff.training.config import ERASE_DEFAULTS, TrainingConfig
@@ -59,8 +62,7 @@ def erase(
         prompt_template: for models asked in words: how a class or caption is said, ``a photo of a {}``.
         anchor: what is to come in the target's place: ``a painting`` for models asked in words, ``class:3`` for
             models asked by class.
-        init: a method without steps (or its name) whose edited weights the steps begin at; the frozen model that
-            targets are taken from stays the one given.
+        init: a method without steps (or its name): the steps begin at its weights, the frozen model stays the original.
         training, fields: the loop's settings, as a whole or one by one (``max_train_steps=...``).
         dry_run: check everything and return the plan in ``.record`` without training or writing.
 
@@ -79,10 +81,7 @@ def erase(
     gone = forgotten_before(source, besides=wanted)
     split = targets.split(wanted, images, gone)
     adapted.conditions = replace(adapted.conditions, excluded=split.excluded)
-    chosen = decided(chosen, adapted.conditions)
-    forgotten = None if images.labels is None else images.labels[split.forget]
-    check_needs(chosen, adapted, forgotten)
-    begin = beginning(init, chosen, adapted, forgotten)
+    chosen, begin = _checked(chosen, init, adapted, None if images.labels is None else images.labels[split.forget])
     chosen = with_what_stops_need(chosen, config)
     record = new_record(
         "erase",
@@ -90,23 +89,18 @@ def erase(
         target=[str(t) for t in wanted],
         gone=[str(t) for t in gone],
         method=described(chosen),
+        **({} if begin is None else {"init": described(begin)}),
         data={"spec": images.spec, "sha256": images.fingerprint(), "n": len(split.forget) + len(split.retain)},
         **words(adapted, prompt_template, anchor),
         base_model={"source": str(source) if source else None, "sha256": hashes},
-        plan={
-            "forget_samples": len(split.forget),
-            "retain_samples": len(split.retain),
-            "forward_equivalents_per_step": chosen.forward_equivalents(),
-        },
+        plan=_plan(split, chosen),
     )
+    texts = texts_of(wanted, images.class_names)
     if isinstance(chosen, WeightEdit):
         check_settings(chosen, config, resume_from_checkpoint)
-        asked = concepts(adapted, texts_of(wanted, images.class_names), prompt_template)
+        asked = concepts(adapted, texts, prompt_template)
         return run_edit(chosen, adapted, asked, record, output_dir, overwrite=overwrite, dry_run=dry_run)
-    start = None
-    if begin is not None:
-        record["init"] = described(begin)
-        start = partial(begin.edit, *concepts(adapted, texts_of(wanted, images.class_names), prompt_template))
+    start = None if begin is None else partial(begin.edit, *concepts(adapted, texts, prompt_template))
     job = Job(
         model=adapted,
         method=chosen,
@@ -126,6 +120,23 @@ def erase(
         dry_run=dry_run,
         quiet=quiet,
     )
+
+
+def _checked(
+    method: Method, init: WeightEdit | str | None, model: Model, forgotten: Tensor | None
+) -> tuple[Method, WeightEdit | None]:
+    """The method as it will run, and the edit that it starts from. Raises BadInput for what the model lacks."""
+    chosen = decided(method, model.conditions)
+    check_needs(chosen, model, forgotten)
+    return chosen, beginning(init, chosen, model, forgotten)
+
+
+def _plan(split: targets.Split, method: Method) -> dict[str, Any]:
+    return {
+        "forget_samples": len(split.forget),
+        "retain_samples": len(split.retain),
+        "forward_equivalents_per_step": method.forward_equivalents(),
+    }
 
 
 def with_what_stops_need(method: Method, config: TrainingConfig) -> Method:

@@ -32,6 +32,7 @@ def making(run: Mapping[str, Any]) -> Facts:
         "Method": method.get("name") or (run.get("method") if isinstance(run.get("method"), str) else None),
         "Paper": method.get("paper"),
         "Settings": plain(method.get("fields")),
+        "Started from": plain(_mapping(run.get("init"))),
         "Base model": base.get("id") or base.get("source") or run.get("base_model_id"),
         "Data": data.get("spec"),
         "Samples": count(data["n"]) if isinstance(data.get("n"), int) else None,
