@@ -18,6 +18,9 @@ NEEDS = {
     "retain_set": "a retain set",
     "classes": "a model with classes",
     "null_condition": "a null condition",
+    "anchor": "an anchor",
+    "own_condition": "a class or concept as the target",
+    "text_maps": "a model that reads text",
     "frozen": "a frozen copy of the model",
 }
 
@@ -46,7 +49,8 @@ def _method(row: dict[str, Any]) -> str:
     ]
     table = "\n".join(["| field | default | meaning |", "|---|---|---|", *fields])
     summary = row["summary"][0].upper() + row["summary"][1:]
-    return f"### {row['name']}\n\n{summary}. With its defaults it needs {needed}.\n\n{table}"
+    start = " Other methods can start from it: `--init`." if row["closed_form"] else ""
+    return f"### {row['name']}\n\n{summary}. With its defaults it needs {needed}.{start}\n\n{table}"
 
 
 def _rules() -> str:

@@ -10,6 +10,7 @@ from tests.methods._miniatures import TEXT, VARIANTS, pairs, quick
 
 from erasediff.api.erase import erase
 from erasediff.methods import METHODS
+from erasediff.methods.base import Concepts
 
 # All methods where noise is predicted; where v is, those whose papers know noise only.
 EVERY = pairs([*METHODS, *VARIANTS], ["stable_diffusion"])
@@ -47,7 +48,7 @@ def test_what_is_saved_predicts_the_same_in_plain_diffusers(name, family, square
 def test_an_edit_is_finite_repeatable_and_leaves_the_model_alone(name, family):
     model, method = miniatures.model(name, family), quick(name)
     before = copy.deepcopy(model.denoiser).state_dict()
-    first, second = method.edit(model), method.edit(model)
+    first, second = method.edit(model, Concepts.of(model.conditions)), method.edit(model, Concepts.of(model.conditions))
     weights = dict(model.denoiser.named_parameters())
     assert set(first) == {m.parameter for m in model.text_maps(model.denoiser)} and first
     for name_, edited in first.items():

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.methods import _miniatures as miniatures
 
 from erasediff.data.pairs import Pairs
 from erasediff.errors import BadInput
 from erasediff.families.tiny import TINY
 from erasediff.methods.erasediff import EraseDiff
 from erasediff.methods.fine_tune import FineTune
+from erasediff.methods.forgetting import FORGET_TARGETS, Asked
 from erasediff.methods.objectives import (
     Blend,
     Denoise,
@@ -19,6 +21,7 @@ from erasediff.methods.objectives import (
     UniformNoise,
     condition_dropped,
 )
+from erasediff.methods.timesteps import UNIFORM
 from erasediff.training.context import Context
 from erasediff.training.parameters import select
 from erasediff.training.processes import Processes
@@ -164,3 +167,31 @@ def test_a_blend_is_half_of_each_gradient(squares):
         assert torch.allclose(found, (one + other) / 2, atol=1e-6)
     assert torch.allclose(blend.denoise, denoise.loss)
     assert blend.floor is None
+
+
+@pytest.mark.parametrize("target", ["anchor", "unconditional", "relabel"])
+@pytest.mark.parametrize("family", ["unet2d", "stable_diffusion"])
+def test_model_and_frozen_model_are_asked_about_the_same_noised_latent(target, family, squares, monkeypatch):
+    """One image, one latent, one noise, one step for both passes: else the target would answer another question."""
+    name = "erasediff, anchor" if target == "anchor" else "erasediff"
+    model, data = miniatures.model(name, family), miniatures.data(family, squares)
+    ctx = Context(model, select(model.denoiser, "full"), Processes.start(), seed=0, micro_batch=4)
+    batch = Pairs(data, torch.arange(4), (data.labels == 1).nonzero()[:, 0], batch_size=4, seed=0).at(0).forget
+    seen = []
+    plain = ctx.predict
+
+    def noted(noisy, condition, *, frozen=False):
+        seen.append((frozen, noisy.x_t.clone(), noisy.t.clone(), condition.clone()))
+        return plain(noisy, condition, frozen=frozen)
+
+    monkeypatch.setattr(ctx, "predict", noted)
+    asked = Asked(state={}, null_share=0.0, repulsion=0.5, floor=False, timesteps=UNIFORM)
+    FORGET_TARGETS[target].make(asked)(ctx, batch)
+    assert {frozen for frozen, *_ in seen} == {True, False}
+    assert all(torch.equal(x, seen[0][1]) and torch.equal(t, seen[0][2]) for _, x, t, _ in seen)
+    (own,) = [condition for frozen, _, _, condition in seen if not frozen]
+    assert torch.equal(own, batch.labels)
+    conditions = model.conditions
+    if target != "relabel":
+        led = conditions.anchored(own) if target == "anchor" else conditions.null(own)
+        assert any(torch.equal(condition, led) for frozen, _, _, condition in seen if frozen)

@@ -9,9 +9,9 @@ from tests.families import _tiny_text
 
 from erasediff.errors import BadInput
 from erasediff.families import adopt
-from erasediff.families.base import ClassConditions
 from erasediff.families.prompts import PromptTable
 from erasediff.families.tiny import TINY
+from erasediff.methods.base import Concepts
 from erasediff.methods.uce import UCE, chosen_rows
 from erasediff.training.loop import put
 
@@ -46,7 +46,7 @@ def answer(model, label, denoiser=None):
 
 def edited(model, method):
     denoiser = copy.deepcopy(model.denoiser)
-    put(denoiser, method.edit(model))
+    put(denoiser, method.edit(model, Concepts.of(model.conditions)))
     return denoiser
 
 
@@ -83,7 +83,7 @@ def test_every_row_from_the_concept_on_carries_it_and_none_before(pipe):
     """A causal encoder: "my" says the same of cats and dogs; from the noun on all rows differ, padding too."""
     model = asked_in_words(pipe)
     rows = model.table.embeddings["encoder_hidden_states"]
-    sources, targets, kept = chosen_rows(rows, model.conditions, ANCHOR)
+    sources, targets, kept = chosen_rows(rows, {0: ANCHOR}, (1, 2, ANCHOR, NULL))
     first = len(pipe.tokenizer("my").input_ids) - 1  # without the end
     assert torch.equal(sources, rows[0, first:])
     assert torch.equal(targets, rows[ANCHOR, first:])
@@ -106,18 +106,18 @@ def test_editing_the_concepts_own_row_alone_leaves_it_in_the_rows_after_it(pipe)
 def test_a_model_that_reads_no_text_is_refused():
     model = TINY["unet2d"]()
     with pytest.raises(BadInput, match="no maps that read text"):
-        UCE().edit(model)
+        UCE().edit(model, Concepts.of(model.conditions))
 
 
 def test_a_prompt_that_says_the_same_as_one_that_stays():
     rows = torch.ones(3, 2, 4)
     with pytest.raises(BadInput, match="says the same as one that stays"):
-        chosen_rows(rows, ClassConditions(2, 2, excluded=(0,)), 2)
+        chosen_rows(rows, {0: 2}, (1, 2))
 
 
 def test_pooled_embeddings_are_one_row():
     rows = torch.eye(4)[:3].reshape(3, 1, 4)
-    sources, targets, kept = chosen_rows(rows, ClassConditions(2, 2, excluded=(0,)), 2)
+    sources, targets, kept = chosen_rows(rows, {0: 2}, (1, 2))
     assert torch.equal(sources, rows[0]) and torch.equal(targets, rows[2]) and len(kept) == 2
 
 

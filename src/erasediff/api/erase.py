@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from erasediff.api.directory import RunDirectory
 from erasediff.api.editing import beginning, check_settings, concepts, run_edit, texts_of
@@ -26,6 +29,7 @@ from erasediff.data import targets
 from erasediff.data.generated import drawing_fields
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, listing
+from erasediff.families.base import Model
 from erasediff.methods import METHODS
 from erasediff.methods.base import Method, WeightEdit, decided
 from erasediff.training.config import ERASE_DEFAULTS, TrainingConfig
@@ -74,8 +78,7 @@ def erase(
         retain_prompts: files or texts: prompts of what is to be kept, drawn by the model.
         generated: a run, or its generated/, whose drawn images are taken over where they are the same.
         skip_unreadable: leave images out that cannot be read, and count them.
-        init: a method without steps (or its name) whose edited weights the steps begin at; the frozen model that
-            targets are taken from stays the one given.
+        init: a method without steps (or its name): the steps begin at its weights, the frozen model stays the original.
         training, fields: the loop's settings, as a whole or one by one (``max_train_steps=...``), and those of
             :class:`erasediff.Generation` (``num_forget_images=...``).
         dry_run: check everything and return the plan in ``.record`` without training or writing.
@@ -104,20 +107,19 @@ def erase(
     gone = forgotten_before(source, besides=wanted)
     found = gathered(adapted, wanted, data, source, hashes, wishes, gone)
     adapted = found.model
-    chosen = decided(chosen, adapted.conditions)
     forgotten = None if found.data.labels is None else found.data.labels[found.split.forget]
-    check_needs(chosen, adapted, forgotten)
-    texts = texts_of(wanted, prompt_template)
-    begin = beginning(init, chosen, adapted, forgotten)
+    chosen, begin = _checked(chosen, init, adapted, forgotten)
     chosen = with_what_stops_need(chosen, config)
     record = _record(config, wanted, gone, chosen, found)
+    record |= {} if begin is None else {"init": described(begin)}
+    texts = texts_of(wanted, found.data)
     if isinstance(chosen, WeightEdit):
         check_settings(chosen, config, resume_from_checkpoint)
         record["base_model"] = {"source": str(source) if source else None, "sha256": hashes}
-        return run_edit(chosen, adapted, texts, record, output_dir, overwrite=overwrite, dry_run=dry_run)
+        asked = concepts(adapted, texts, prompt_template)
+        return run_edit(chosen, adapted, asked, record, output_dir, overwrite=overwrite, dry_run=dry_run)
     record |= trained_weights(adapted, config, source, hashes)
-    if begin is not None:
-        record["init"] = described(begin)
+    start = None if begin is None else partial(begin.edit, *concepts(adapted, texts, prompt_template))
     job = Job(
         model=adapted,
         method=chosen,
@@ -126,7 +128,7 @@ def erase(
         forget=found.split.forget,
         config=config,
         shown=found.shown,
-        initial=None if begin is None else lambda: begin.edit(concepts(adapted, texts)),
+        initial=start,
     )
     return launch(
         job,
@@ -163,6 +165,15 @@ def _record(
         **found.record,
         plan={**plan, **found.plan},
     )
+
+
+def _checked(
+    method: Method, init: WeightEdit | str | None, model: Model, forgotten: Tensor | None
+) -> tuple[Method, WeightEdit | None]:
+    """The method as it will run, and the edit that it starts from. Raises BadInput for what the model lacks."""
+    chosen = decided(method, model.conditions)
+    check_needs(chosen, model, forgotten)
+    return chosen, beginning(init, chosen, model, forgotten)
 
 
 def with_what_stops_need(method: Method, config: TrainingConfig) -> Method:

@@ -16,6 +16,7 @@ Row = dict[str, Any]
 
 def methods() -> list[Row]:
     from erasediff.methods import METHODS
+    from erasediff.methods.base import WeightEdit
 
     rows = []
     for name, kind in METHODS.items():
@@ -26,6 +27,7 @@ def methods() -> list[Row]:
                 "summary": kind.SUMMARY,
                 "paper": kind.PAPER,
                 "needs": asdict(kind().needs),
+                "closed_form": isinstance(kind(), WeightEdit),
                 "forward_equivalents_per_step": kind().forward_equivalents(),
                 "fields": defaults,
             }

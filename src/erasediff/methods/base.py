@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
@@ -163,6 +163,26 @@ class GradientMethod(Protocol):
         """Cost of one step in forwards of one batch (a forward 1, a backward 2)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Concepts:
+    """What an edit is about, as labels of the model. ``erased``: what is to go; ``kept``: what is to stay as it is.
+
+    ``instead``: for each erased label that of what it is to be read as; empty where nothing was named.
+    """
+
+    erased: tuple[int, ...]
+    kept: tuple[int, ...]
+    instead: Mapping[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, conditions: ClassConditions) -> Self:
+        """Those of the excluded classes, all to be read as the anchor where there is one; all others stay."""
+        others = [label for label in (conditions.null_label, conditions.anchor) if label is not None]
+        kept = {*conditions.classes(), *others} - {*conditions.excluded}
+        instead = {} if conditions.anchor is None else dict.fromkeys(conditions.excluded, conditions.anchor)
+        return cls(erased=conditions.excluded, kept=tuple(sorted(kept)), instead=instead)
+
+
 @runtime_checkable
 class WeightEdit(Protocol):
     """A method that needs no steps: a frozen keyword-only dataclass, as :class:`GradientMethod`."""
@@ -173,11 +193,8 @@ class WeightEdit(Protocol):
     @property
     def needs(self) -> Needs: ...
 
-    def edit(self, model: Model) -> dict[str, Tensor]:
-        """New weights of ``model.denoiser`` by parameter name; the model itself is left alone.
-
-        To be erased are the classes that ``model.conditions`` excludes; all others are to stay.
-        """
+    def edit(self, model: Model, concepts: Concepts) -> dict[str, Tensor]:
+        """New weights of ``model.denoiser`` by parameter name; the model itself is left alone."""
 
     def forward_equivalents(self) -> float:
         """Forwards of one batch, a step: 0."""

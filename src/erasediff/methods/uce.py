@@ -11,13 +11,14 @@ do not matter.
 
 Which rows of a prompt enter. The paper takes the last token of the concept. A causal text encoder carries the concept
 into every row after it, padding included, so that a model still sees it there; hence every row enters that no prompt to
-be kept has at the same place. The words before the concept are left out by this, and a prompt's row i is led to row i
-of the anchor's prompt (or the empty one): attention does not ask for the order of its keys, so a model whose erased
-rows all arrive answers to the concept exactly as it did to the anchor.
+be kept has at the same place. The words before the concept are left out by this. A prompt's row i is led to row i of
+the prompt that says the anchor in its place, in the same words otherwise (or of the empty prompt): so a model whose
+erased rows all arrive answers to the one exactly as it did to the other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,8 +26,8 @@ import torch
 from torch import Tensor
 
 from erasediff.errors import BadInput, check_one_of
-from erasediff.families.base import ClassConditions, Model, ReadsText
-from erasediff.methods.base import Needs
+from erasediff.families.base import Model, ReadsText
+from erasediff.methods.base import Concepts, Needs
 from erasediff.solver.closed_form import edit_matrix
 
 AUTO, TOWARDS = "auto", ("anchor", "unconditional")
@@ -46,7 +47,7 @@ class UCE:
     """
 
     towards: str = AUTO
-    ridge: float = 1e-3
+    ridge: float = 3e-3
     erase_weight: float = 1.0
     preserve_weight: float = 1.0
 
@@ -73,53 +74,51 @@ class UCE:
         )
 
     @torch.no_grad()
-    def edit(self, model: Model) -> dict[str, Tensor]:
+    def edit(self, model: Model, concepts: Concepts) -> dict[str, Tensor]:
         if not isinstance(model, ReadsText):
             raise BadInput(f"family {model.family} has no maps that read text, which this method edits")
+        instead = self._instead(concepts, model.conditions.null_label)
         weights, matrices, edited = dict(model.denoiser.named_parameters()), dict[str, Tensor](), dict[str, Tensor]()
         for name, embedding in model.text_maps(model.denoiser):
             weight = weights[name]
             if embedding not in matrices:
                 rows = model.table.embeddings[embedding].to(weight.device)
-                matrices[embedding] = self._matrix(rows, model.conditions)
+                matrices[embedding] = self.matrix(rows, instead, concepts.kept)
             edited[name] = (weight.double() @ matrices[embedding]).to(weight.dtype)
         return edited
 
     def forward_equivalents(self) -> float:
         return 0
 
-    def _matrix(self, rows: Tensor, conditions: ClassConditions) -> Tensor:
+    def matrix(self, rows: Tensor, instead: Mapping[int, int], kept: Sequence[int]) -> Tensor:
         """The change of text embeddings [D, D] that ``rows`` [P, L, D] (or [P, D]) of all prompts call for."""
         rows = rows.double().reshape(rows.shape[0], -1, rows.shape[-1])
-        sources, targets, kept = chosen_rows(rows, conditions, self._destination(conditions))
+        sources, targets, held = chosen_rows(rows, instead, kept)
         ridge = self.ridge * float(sources.square().sum(1).mean())
-        erase, preserve = self.erase_weight / len(sources), self.preserve_weight / len(kept)
-        return edit_matrix(sources, targets, kept, ridge=ridge, source_weight=erase, kept_weight=preserve)
+        erase, preserve = self.erase_weight / len(sources), self.preserve_weight / max(1, len(held))
+        return edit_matrix(sources, targets, held, ridge=ridge, source_weight=erase, kept_weight=preserve)
 
-    def _destination(self, conditions: ClassConditions) -> int:
-        """The label of the prompt that the erased ones are read as."""
-        anchored = self.towards == "anchor" or (self.towards == AUTO and conditions.anchor is not None)
-        label = conditions.anchor if anchored else conditions.null_label
-        if label is None:
+    def _instead(self, concepts: Concepts, null_label: int | None) -> Mapping[int, int]:
+        """For each erased label that of what it is read as."""
+        if concepts.instead and self.towards != "unconditional":
+            return concepts.instead
+        if null_label is None or self.towards == "anchor":
             raise BadInput("there is nothing that the erased prompts could be read as; give --anchor TEXT")
-        return label
+        return dict.fromkeys(concepts.erased, null_label)
 
 
-def chosen_rows(rows: Tensor, conditions: ClassConditions, towards: int) -> tuple[Tensor, Tensor, Tensor]:
+def chosen_rows(rows: Tensor, instead: Mapping[int, int], kept: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     """(sources [n, D], targets [n, D], kept [m, D]) among the ``rows`` [P, L, D] of all prompts.
 
-    Kept are all rows, each once, of the prompts that stay, of the empty one and of the anchor. Raises BadInput for an
-    erased prompt that cannot be told from those.
+    Kept are all rows, each once, of the prompts that stay. Raises BadInput for an erased prompt that cannot be told
+    from those.
     """
-    stay = {*conditions.classes(), towards, conditions.null_label, conditions.anchor} - {None, *conditions.excluded}
-    held = rows[sorted(label for label in stay if label is not None)]
-    sources, targets = [], []
-    for label in conditions.excluded:
+    held, sources, targets = rows[list(kept)], [], []
+    for label, other in instead.items():
         own = rows[label]
-        apart = (held - own).norm(dim=-1) > SAME * own.norm(dim=-1)
-        told = apart.all(0)
+        told = ((held - own).norm(dim=-1) > SAME * own.norm(dim=-1)).all(0)
         if not told.any():
             raise BadInput(f"prompt {label} of those to be erased says the same as one that stays; name the concept")
         sources.append(own[told])
-        targets.append(rows[towards][told])
+        targets.append(rows[other][told])
     return torch.cat(sources), torch.cat(targets), held.flatten(0, 1).unique(dim=0)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from erasediff.auditing.result import AuditResult
+from erasediff.report.citations import METHOD_WORKS
 from erasediff.report.facts import making
 from erasediff.report.markdown import code, escaped
 from erasediff.report.story import answer, evidence, not_tested
@@ -141,4 +142,6 @@ def _works(run: Mapping[str, Any], erased: bool) -> str:
     paper = str(method.get("paper") or "") if isinstance(method, Mapping) else ""
     if not erased or not re.fullmatch(r"arXiv:[\w./-]+", paper):
         return ""
-    return f"## Cite\n\nThe method: [{paper}](https://arxiv.org/abs/{paper.removeprefix('arXiv:')})"
+    known = METHOD_WORKS.get(paper)
+    said = f"{known.authors}: {known.title}. {known.where.removesuffix(paper).rstrip(', ')}, " if known else ""
+    return f"## Cite\n\nThe method: {said}[{paper}](https://arxiv.org/abs/{paper.removeprefix('arXiv:')})"

@@ -239,6 +239,29 @@ WORKS = (
 )
 
 
+METHOD_WORKS = {
+    "arXiv:2303.07345": Citation(
+        "R. Gandikota, J. Materzynska, J. Fiotto-Kaufman, D. Bau",
+        "Erasing Concepts from Diffusion Models",
+        "ICCV 2023, arXiv:2303.07345",
+        _arxiv("2303.07345"),
+    ),
+    "arXiv:2303.13516": Citation(
+        "N. Kumari, B. Zhang, S.-Y. Wang, E. Shechtman, R. Zhang, J.-Y. Zhu",
+        "Ablating Concepts in Text-to-Image Diffusion Models",
+        "ICCV 2023, arXiv:2303.13516",
+        _arxiv("2303.13516"),
+    ),
+    "arXiv:2308.14761": Citation(
+        "R. Gandikota, H. Orgad, Y. Belinkov, J. Materzynska, D. Bau",
+        "Unified Concept Editing in Diffusion Models",
+        "WACV 2024, arXiv:2308.14761",
+        _arxiv("2308.14761"),
+    ),
+}
+"""By paper, as a method names it: what a model card cites in full."""
+
+
 def cited(result: AuditResult) -> list[Citation]:
     """The works behind what ``result`` holds."""
     measured = {m.name if m.group != AGAINST else f"{AGAINST}: {m.name}" for m in result.measurements}

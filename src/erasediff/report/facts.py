@@ -34,6 +34,7 @@ def making(run: Mapping[str, Any]) -> Facts:
         "Paper": method.get("paper"),
         "Settings": plain(method.get("fields")),
         "LoRA": plain({k: lora[k] for k in ("rank", "alpha") if k in lora}),
+        "Started from": plain(_mapping(run.get("init"))),
         "Base model": base.get("id") or base.get("source") or run.get("base_model_id"),
         "Data": data.get("spec"),
         "Samples": count(data["n"]) if isinstance(data.get("n"), int) else None,
