@@ -80,22 +80,22 @@ def unet(**options) -> UNet2DConditionModel:
         in_channels=4,
         out_channels=4,
         layers_per_block=1,
-        block_out_channels=(32, 64),
+        block_out_channels=(16, 32),
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         attention_head_dim=8,
-        norm_num_groups=8,
+        norm_num_groups=4,
         **{"cross_attention_dim": 32, **options},
     )
 
 
 def vae(**options) -> AutoencoderKL:
     return AutoencoderKL(
-        block_out_channels=(32, 64),
+        block_out_channels=(16, 32),
         down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
         up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
         latent_channels=4,
-        norm_num_groups=8,
+        norm_num_groups=4,
         sample_size=16,
         **options,
     )
@@ -110,7 +110,7 @@ def scheduler(kind=DDIMScheduler, prediction_type="epsilon", **options):
 
 
 def stable_diffusion(prediction_type: str = "epsilon", seed: int = 0) -> StableDiffusionPipeline:
-    """A StableDiffusionPipeline of about 400,000 weights for 16 x 16 colour images (latents 4 x 8 x 8)."""
+    """A StableDiffusionPipeline for 16 x 16 colour images (latents 4 x 8 x 8)."""
     words = tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
