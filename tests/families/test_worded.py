@@ -268,3 +268,65 @@ def test_widths_that_do_not_fit_are_refused(model, pipe):
     with pytest.raises(BadInput, match=r"takes .*text 7 wide, the other parts make it \d+: they must agree"):
         families.adopt(other)
     setattr(other, model.DENOISER, getattr(pipe, model.DENOISER))
+
+
+def test_flux_takes_the_size_of_the_data_and_is_saved_with_it(tmp_path):
+    model = copy.deepcopy(built("flux")[1])
+    assert tiny.flux().transformer.config["_sample_size"] == 8
+    wide = model.with_size(16, 32)
+    assert wide.image_shape == (3, 16, 32)
+    assert not torch.equal(wide.noising.sigmas, model.noising.sigmas), "larger images are noised more"
+    x = torch.randn(1, 4, 8, 16)
+    with torch.no_grad():
+        assert wide.ask(wide.denoiser, x, torch.tensor([500]), torch.tensor([0])).shape == x.shape
+    wide.save(tmp_path / "m")
+    assert families.load(tmp_path / "m").image_shape == (3, 16, 32)
+    with pytest.raises(BadInput, match="multiples of 4; these are 18 x 16"):
+        model.with_size(18, 16)
+
+
+def test_flux_is_1024_pixels_wide_where_nothing_else_is_said():
+    pipe = tiny.flux(shift=1.0)
+    config = {k: v for k, v in pipe.transformer.config.items() if k != "_sample_size"}
+    bare = type(pipe.transformer).from_config(config)
+    pipe.transformer = bare
+    assert families.adopt(pipe).image_shape[1:] == (256, 256)  # 128 cells of a VAE that halves once
+
+
+def test_the_null_condition_of_a_distilled_model_is_the_empty_prompt_at_guidance_1():
+    model = built("flux")[1]
+    assert model.table.embeddings["guidance"].tolist() == [3.5, 3.5, 3.5, 1.0]
+    assert "guidance" not in built("flux-undistilled")[1].table.embeddings
+    assert replace(model, guidance=2.0).with_prompts(["a cat"]).table.embeddings["guidance"].tolist() == [2.0, 1.0]
+
+
+def test_sdxl_is_told_its_own_size_and_no_crop():
+    model = built("stable_diffusion_xl")[1]
+    assert model.table.embeddings["time_ids"].tolist() == [[16, 16, 0, 0, 16, 16]] * 4
+    assert not model.table.embeddings["encoder_hidden_states"][3].any(), "zeros, as the pipeline guides away from"
+    worded = families.adopt(tiny.stable_diffusion_xl(force_zeros_for_empty_prompt=False))
+    assert worded.table.embeddings["encoder_hidden_states"].any()
+
+
+def test_a_denoiser_that_embeds_its_guidance_is_refused():
+    pipe = tiny.stable_diffusion()
+    pipe.unet.register_to_config(time_cond_proj_dim=32)
+    with pytest.raises(BadInput, match="unet takes embedded guidance 32 wide, the other parts make it 0"):
+        families.adopt(pipe)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "said"), [("text_encoder_2", {"vocab_size": 10}, "vocabulary is 47 tokens")]
+)
+def test_t5_must_take_what_its_tokenizer_makes(part, change, said):
+    pipe = tiny.flux()
+    getattr(pipe, part).config.update(change)
+    with pytest.raises(BadInput, match=said):
+        families.adopt(pipe)
+
+
+def test_another_scheduler_is_refused():
+    pipe = tiny.stable_diffusion_3()
+    pipe.scheduler = tiny.scheduler()
+    with pytest.raises(BadInput, match="DDIMScheduler is none of flow matching"):
+        families.adopt(pipe)

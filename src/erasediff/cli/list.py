@@ -43,6 +43,8 @@ def families() -> list[Row]:
             "pipelines": list(family.pipelines),
             "targets": list(family.targets),
             "predictions": list(family.predictions),
+            "exports": list(family.exports),
+            "needs": list(family.needs),
         }
         for name, family in FAMILIES.items()
     ]
@@ -105,6 +107,10 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
 }
 
 
+# What stands below a row in text, by table; JSON has all of it.
+SHOWN = {"families": ("pipelines", "targets", "predictions", "exports", "needs")}
+
+
 def main(argv: Sequence[str]) -> int:
     parser = Parser(prog="erasediff list", description="What there is to choose from.")
     parser.add_argument("what", metavar="WHAT", help=listing(TABLES))
@@ -121,6 +127,8 @@ def main(argv: Sequence[str]) -> int:
     for row in rows:
         paper = f"  ({row['paper']})" if row.get("paper") else ""
         print(f"{row['name']:<{width}}  {row['summary']}{paper}")
+        for key in SHOWN.get(what, ()):
+            print(f"{'':<{width}}    {key}: {listing(row[key])}")
     if not rows:
         print(f"no {what} in this version")
     return 0

@@ -131,18 +131,24 @@ FLUX = Family(
 )
 
 
+FETCHED = ["*.json", "*/*.safetensors", "*/merges.txt", "*/spiece.model"]
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
 
 
 def _snapshot(hub_id: str) -> Path:
-    """Fetch configuration and safetensors (never code, never pickles) of a Hub id into the Hub's own cache."""
+    """Fetch configuration and the parts' safetensors (no code, no pickles) of a Hub id into the Hub's own cache.
+
+    Weights beside the folders are the whole model once more, in one file for other programs.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     name, _, revision = hub_id.partition("@")
     try:
         found = snapshot_download(
-            name, revision=revision or None, allow_patterns=["*.json", "*.safetensors", "*/merges.txt"]
+            name,
+            revision=revision or None,
+            allow_patterns=["*.json", "*/*.safetensors", "*/merges.txt", "*/spiece.model"],
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -160,7 +166,10 @@ def locate(source: str | Path) -> Path:
     if not path.exists() and HUB_ID.fullmatch(str(source)):
         path = _snapshot(str(source))
     if path.is_file():
-        raise BadInput(f"{path} is a single file; family unet2d needs a pipeline directory with its configuration")
+        raise BadInput(
+            f"{path} is a single file; give a pipeline directory, as from_single_file(...).save_pretrained(DIR) of the "
+            "model's pipeline class in diffusers writes it"
+        )
     if not path.exists():
         raise BadInput(
             f"model {str(source)!r} does not exist; give a diffusers pipeline directory, a run directory or a Hub id"
