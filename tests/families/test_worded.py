@@ -54,16 +54,21 @@ def model(name):
 
 
 @pytest.fixture(scope="module")
-def stored(name, tmp_path_factory):
-    directory = tmp_path_factory.mktemp(name) / "model"
-    built(name)[1].save(directory)
-    return directory
+def shelf(tmp_path_factory):
+    """Where a miniature lies saved, by its name."""
+
+    @cache
+    def place(name):
+        directory = tmp_path_factory.mktemp(name) / "model"
+        built(name)[1].save(directory)
+        return directory
+
+    return place
 
 
 @pytest.fixture
-def saved(stored, tmp_path):
-    """A directory that a test may spoil."""
-    return shutil.copytree(stored, tmp_path / "model")
+def stored(name, shelf):
+    return shelf(name)
 
 
 @torch.no_grad()
@@ -214,9 +219,10 @@ def weights_of(saved):
     return [p.relative_to(saved) for part in index for p in sorted(saved.glob(f"{part}/*.safetensors"))]
 
 
-@pytest.mark.parametrize("name", [name for name in MADE if "-" not in name], scope="module")
+@pytest.mark.parametrize("family", [name for name in MADE if "-" not in name])
 @pytest.mark.parametrize("harm", ["lost", "nan", "absent", "pickled", "another class"])
-def test_every_part_of_a_directory_is_checked_in_one_line(name, saved, model, harm):
+def test_every_part_of_a_directory_is_checked_in_one_line(family, harm, shelf, tmp_path):
+    saved = shutil.copytree(shelf(family), tmp_path / "model")
     for weights in weights_of(saved):
         path, index = saved / weights, saved / "model_index.json"
         kept, entries = path.read_bytes(), index.read_text()
@@ -249,7 +255,8 @@ def test_every_part_of_a_directory_is_checked_in_one_line(name, saved, model, ha
         index.write_text(entries)
 
 
-def test_a_missing_tokenizer_is_not_an_empty_one(saved):
+def test_a_missing_tokenizer_is_not_an_empty_one(stored, tmp_path):
+    saved = shutil.copytree(stored, tmp_path / "model")
     for tokenizer in sorted(saved.glob("tokenizer*")):
         tokenizer.rename(saved / "elsewhere")
         with pytest.raises(BadInput, match=f"{tokenizer.name}/.* is missing"):

@@ -145,11 +145,7 @@ def _snapshot(hub_id: str) -> Path:
 
     name, _, revision = hub_id.partition("@")
     try:
-        found = snapshot_download(
-            name,
-            revision=revision or None,
-            allow_patterns=["*.json", "*/*.safetensors", "*/merges.txt", "*/spiece.model"],
-        )
+        found = snapshot_download(name, revision=revision or None, allow_patterns=FETCHED)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BadInput(f"model {hub_id!r} is no path here, and cannot be had from the Hub: {reason}") from error
