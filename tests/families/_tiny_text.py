@@ -7,10 +7,14 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -207,3 +211,24 @@ def flux(seed: int = 0, guidance_embeds: bool = True, **shifted) -> FluxPipeline
     return FluxPipeline(
         **parts, tokenizer=words, tokenizer_2=long, scheduler=FlowMatchEulerDiscreteScheduler(**(shifted or dynamic))
     )
+
+
+def pixart(kind=PixArtSigmaPipeline, seed: int = 0, sizes: bool = False) -> PixArtSigmaPipeline | PixArtAlphaPipeline:
+    """A PixArt pipeline for 16 x 16 colour images, with a learned variance; ``sizes``: told the size of the image."""
+    long = t5_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = PixArtTransformer2DModel(
+            sample_size=8,
+            patch_size=2,
+            in_channels=4,
+            out_channels=8,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=3,
+            cross_attention_dim=24,
+            caption_channels=32,
+            use_additional_conditions=sizes,
+        )
+        parts = {"transformer": transformer.eval(), "vae": vae().eval(), "text_encoder": t5_encoder(long).eval()}
+    return kind(**parts, tokenizer=long, scheduler=scheduler(DPMSolverMultistepScheduler))

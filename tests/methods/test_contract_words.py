@@ -25,6 +25,7 @@ MADE = {
     "stable_diffusion_xl": tiny.stable_diffusion_xl,
     "stable_diffusion_3": tiny.stable_diffusion_3,
     "flux": tiny.flux,
+    "pixart": tiny.pixart,
 }
 CONFIG = TrainingConfig(max_train_steps=2, train_batch_size=4, learning_rate=1e-3, checkpointing_steps=0)
 CLASSES = ("a cat", "a dog", "the sea", "a hat")

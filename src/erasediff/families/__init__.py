@@ -23,6 +23,7 @@ FAMILIES = Registry(
         "stable_diffusion_xl": "erasediff.families:STABLE_DIFFUSION_XL",
         "stable_diffusion_3": "erasediff.families:STABLE_DIFFUSION_3",
         "flux": "erasediff.families:FLUX",
+        "pixart": "erasediff.families:PIXART",
     },
 )
 
@@ -128,6 +129,19 @@ FLUX = Family(
     needs=("text",),
     load=_later("flux", "load"),
     adopt=_later("flux", "adopt"),
+)
+
+
+PIXART = Family(
+    name="pixart",
+    summary="PixArtTransformer2DModel in latent space, asked in words through T5 (PixArt alpha and sigma)",
+    pipelines=("PixArtSigmaPipeline", "PixArtAlphaPipeline"),
+    targets=("class", "samples", "concept"),
+    predictions=("epsilon",),
+    exports=("full",),
+    needs=("text",),
+    load=_later("pixart", "load"),
+    adopt=_later("pixart", "adopt"),
 )
 
 
