@@ -7,10 +7,14 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -80,22 +84,22 @@ def unet(**options) -> UNet2DConditionModel:
         in_channels=4,
         out_channels=4,
         layers_per_block=1,
-        block_out_channels=(32, 64),
+        block_out_channels=(16, 32),
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         attention_head_dim=8,
-        norm_num_groups=8,
+        norm_num_groups=4,
         **{"cross_attention_dim": 32, **options},
     )
 
 
 def vae(**options) -> AutoencoderKL:
     return AutoencoderKL(
-        block_out_channels=(32, 64),
+        block_out_channels=(16, 32),
         down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
         up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
         latent_channels=4,
-        norm_num_groups=8,
+        norm_num_groups=4,
         sample_size=16,
         **options,
     )
@@ -110,7 +114,7 @@ def scheduler(kind=DDIMScheduler, prediction_type="epsilon", **options):
 
 
 def stable_diffusion(prediction_type: str = "epsilon", seed: int = 0) -> StableDiffusionPipeline:
-    """A StableDiffusionPipeline of about 400,000 weights for 16 x 16 colour images (latents 4 x 8 x 8)."""
+    """A StableDiffusionPipeline for 16 x 16 colour images (latents 4 x 8 x 8)."""
     words = tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -207,3 +211,24 @@ def flux(seed: int = 0, guidance_embeds: bool = True, **shifted) -> FluxPipeline
     return FluxPipeline(
         **parts, tokenizer=words, tokenizer_2=long, scheduler=FlowMatchEulerDiscreteScheduler(**(shifted or dynamic))
     )
+
+
+def pixart(kind=PixArtSigmaPipeline, seed: int = 0, sizes: bool = False) -> PixArtSigmaPipeline | PixArtAlphaPipeline:
+    """A PixArt pipeline for 16 x 16 colour images, with a learned variance; ``sizes``: told the size of the image."""
+    long = t5_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = PixArtTransformer2DModel(
+            sample_size=8,
+            patch_size=2,
+            in_channels=4,
+            out_channels=8,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=3,
+            cross_attention_dim=24,
+            caption_channels=32,
+            use_additional_conditions=sizes,
+        )
+        parts = {"transformer": transformer.eval(), "vae": vae().eval(), "text_encoder": t5_encoder(long).eval()}
+    return kind(**parts, tokenizer=long, scheduler=scheduler(DPMSolverMultistepScheduler))

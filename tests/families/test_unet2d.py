@@ -97,6 +97,24 @@ def test_weights_that_are_not_finite_are_refused(saved):
         families.load(saved[1])
 
 
+def test_weights_that_are_missing_are_not_drawn_at_random(saved):
+    """diffusers fills them in and only logs it."""
+    tensors = load_file(saved[1] / WEIGHTS)
+    del tensors["conv_in.bias"]
+    save_file(tensors, saved[1] / WEIGHTS)
+    with pytest.raises(BadInput, match=r"unet lacks weights of a UNet2DModel: 1, the first is conv_in\.bias"):
+        families.load(saved[1])
+
+
+def test_pickled_weights_are_refused_with_the_way_to_convert_them(saved):
+    (saved[1] / WEIGHTS).rename(saved[1] / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(
+        BadInput, match=r"pickled weights only \(diffusion_pytorch_model\.bin\).*safetensors"
+    ) as refused:
+        families.load(saved[1])
+    assert "\n" not in str(refused.value)
+
+
 def test_truncated_weights_are_refused(saved):
     path = saved[1] / WEIGHTS
     path.write_bytes(path.read_bytes()[:1000])
@@ -118,8 +136,8 @@ def test_what_is_no_model_is_refused(tmp_path, prepare, said):
 
 def test_another_pipeline_is_refused_with_those_that_are_read(saved):
     index = json.loads((saved[1] / "model_index.json").read_text())
-    (saved[1] / "model_index.json").write_text(json.dumps({**index, "_class_name": "KandinskyPipeline"}))
-    with pytest.raises(BadInput, match=r"KandinskyPipeline.*DDPMPipeline"):
+    (saved[1] / "model_index.json").write_text(json.dumps({**index, "_class_name": "MochiPipeline"}))
+    with pytest.raises(BadInput, match=r"MochiPipeline.*DDPMPipeline.*FluxPipeline"):
         families.load(saved[1])
 
 
@@ -223,5 +241,5 @@ def test_a_hub_snapshot_is_read_without_its_code(saved, monkeypatch):
     assert asked == {
         "name": "somebody/some-model",
         "revision": "v1",
-        "allow_patterns": ["*.json", "*.safetensors", "*/merges.txt"],
+        "allow_patterns": ["*.json", "*/*.safetensors", "*/merges.txt", "*/spiece.model"],
     }

@@ -13,7 +13,7 @@ from erasediff.data import sources, targets
 from erasediff.data.assembled import SCHEME
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, listing
-from erasediff.families.base import AskedInWords, Model, check_images
+from erasediff.families.base import AnySize, AskedInWords, Model, check_images
 from erasediff.files import weight_hashes
 
 PLAIN = "{}"  # the prompt template that says a class's name or caption as it is
@@ -40,9 +40,11 @@ def load_model(model: Any) -> tuple[Model, Path | None, dict[str, str] | None]:
 def asked_in_words(model: Model, data: ImageData, template: str | None, anchor: str | None = None) -> Model:
     """``model``, its classes being the prompts that ``template`` makes of the data's class names or captions.
 
-    A model that is asked by class number stays as it is; its anchor is a class, ``class:3``. Raises BadInput for a
-    template without its one ``{}``.
+    A model that is asked by class number stays as it is, and its anchor is a class, ``class:3``; one that is bound to no
+    size takes that of the data. Raises BadInput for a template without its one ``{}``.
     """
+    if isinstance(model, AnySize):
+        model = model.with_size(*data.image_shape[1:])
     if not isinstance(model, AskedInWords):
         parsed = targets.parse(anchor) if anchor is not None and anchor.startswith("class:") else None
         chosen = parsed if isinstance(parsed, targets.Class) else None

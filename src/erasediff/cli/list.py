@@ -46,6 +46,7 @@ def families() -> list[Row]:
             "targets": list(family.targets),
             "predictions": list(family.predictions),
             "exports": list(family.exports),
+            "needs": list(family.needs),
         }
         for name, family in FAMILIES.items()
     ]
@@ -108,6 +109,10 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
 }
 
 
+# What stands below a row in text, by table; JSON has all of it.
+SHOWN = {"families": ("pipelines", "targets", "predictions", "exports", "needs")}
+
+
 def main(argv: Sequence[str]) -> int:
     parser = Parser(prog="erasediff list", description="What there is to choose from.")
     parser.add_argument("what", metavar="WHAT", help=listing(TABLES))
@@ -124,6 +129,8 @@ def main(argv: Sequence[str]) -> int:
     for row in rows:
         paper = f"  ({row['paper']})" if row.get("paper") else ""
         print(f"{row['name']:<{width}}  {row['summary']}{paper}")
+        for key in SHOWN.get(what, ()):
+            print(f"{'':<{width}}    {key}: {listing(row[key])}")
     if not rows:
         print(f"no {what} in this version")
     return 0

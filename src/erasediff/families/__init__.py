@@ -23,6 +23,7 @@ FAMILIES = Registry(
         "stable_diffusion_xl": "erasediff.families:STABLE_DIFFUSION_XL",
         "stable_diffusion_3": "erasediff.families:STABLE_DIFFUSION_3",
         "flux": "erasediff.families:FLUX",
+        "pixart": "erasediff.families:PIXART",
     },
 )
 
@@ -134,19 +135,34 @@ FLUX = Family(
 )
 
 
+PIXART = Family(
+    name="pixart",
+    summary="PixArtTransformer2DModel in latent space, asked in words through T5 (PixArt alpha and sigma)",
+    pipelines=("PixArtSigmaPipeline", "PixArtAlphaPipeline"),
+    targets=("class", "samples", "concept"),
+    predictions=("epsilon",),
+    exports=("full",),
+    needs=("text",),
+    load=_later("pixart", "load"),
+    adopt=_later("pixart", "adopt"),
+)
+
+
+FETCHED = ["*.json", "*/*.safetensors", "*/merges.txt", "*/spiece.model"]
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
 
 
 def _snapshot(hub_id: str) -> Path:
-    """Fetch configuration and safetensors (never code, never pickles) of a Hub id into the Hub's own cache."""
+    """Fetch configuration and the parts' safetensors (no code, no pickles) of a Hub id into the Hub's own cache.
+
+    Weights beside the folders are the whole model once more, in one file for other programs.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     name, _, revision = hub_id.partition("@")
     try:
-        found = snapshot_download(
-            name, revision=revision or None, allow_patterns=["*.json", "*.safetensors", "*/merges.txt"]
-        )
+        found = snapshot_download(name, revision=revision or None, allow_patterns=FETCHED)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BadInput(f"model {hub_id!r} is no path here, and cannot be had from the Hub: {reason}") from error

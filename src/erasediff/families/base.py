@@ -246,6 +246,14 @@ class Searchable(Protocol):
     def reader(self) -> TextReader: ...
 
 
+@runtime_checkable
+class AnySize(Protocol):
+    """A model that is bound to no size of image: it takes that of the data."""
+
+    def with_size(self, height: int, width: int) -> Model:
+        """The same model for images of this size. Raises BadInput for one that it cannot draw."""
+
+
 def check_images(model: Model, shape: tuple[int, ...]) -> None:
     """Raise BadInput unless images of ``shape`` [C, H, W] are what ``model`` takes."""
     if tuple(shape) != tuple(model.image_shape):

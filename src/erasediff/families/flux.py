@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -11,8 +11,10 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from erasediff.errors import BadInput
 from erasediff.families.components import CLIP_TEXT, CLIP_WORDS, T5_TEXT, T5_WORDS, VAE, weights
 from erasediff.families.flow import T5_LENGTH, euler
+from erasediff.families.latents import Latents
 from erasediff.families.noising import FlowNoising, shift_for
 from erasediff.families.prompts import NULL
 from erasediff.families.text_maps import JOINT
@@ -33,8 +35,8 @@ class Flux(Worded):
     prompt at guidance 1: as near to "no condition, no guidance" as such a model can be asked. Guidance by two passes
     (the pipeline's ``true_cfg_scale``) is that of the sampling loop, and comes on top.
 
-    The configuration does not tell the size of the images; it is 1024 x 1024 unless the transformer was saved with a
-    size of its own under ``_sample_size``, in latent cells.
+    No size of image is its own: 1024 x 1024 unless :meth:`with_size` says another, or the transformer was saved with
+    one under ``_sample_size``, in latent cells (a private key, which diffusers keeps and does not warn about).
     """
 
     guidance: float = 3.5
@@ -73,6 +75,17 @@ class Flux(Worded):
     @property
     def cells(self) -> tuple[int, int]:
         return sized(self.denoiser)
+
+    def with_size(self, height: int, width: int) -> Flux:
+        """The same model for images of another size, which its transformer is saved with; see above.
+
+        Raises BadInput unless both sides are made of whole tokens.
+        """
+        side = 2 * Latents(self.vae).factor
+        if height % side or width % side or not height or not width:
+            raise BadInput(f"this model draws images whose sides are multiples of {side}; these are {height} x {width}")
+        self.denoiser.register_to_config(**{SIZE: [2 * height // side, 2 * width // side]})
+        return replace(self, noising=FlowNoising.of(self.scheduler, mu=shift(self.denoiser, self.scheduler)))
 
     def longest(self) -> dict[str, int]:
         return {"tokenizer_2": GUIDED_LENGTH if self.denoiser.config.guidance_embeds else T5_LENGTH}

@@ -190,8 +190,11 @@ class Worded:
     def _row(self, pipeline: Any, prompt: str) -> dict[str, Tensor]:
         for name, limit in self.limits().items():
             words = self.parts[name]
+            check_length(words, prompt, prompt, limit)
+            # A word that was taught by textual inversion may stand for several tokens.
             convert = getattr(pipeline, "maybe_convert_prompt", None)
-            check_length(words, convert(prompt, words) if convert else prompt, prompt, limit)
+            if convert is not None:
+                check_length(words, convert(prompt, words), prompt, limit)
         return self.embedded(pipeline, prompt)
 
     @property
