@@ -96,7 +96,9 @@ def test_the_first_bad_file_is_named_or_skipped_and_counted(photos, name):
         read_folder(photos, SHAPE)
     found = read_folder(photos, SHAPE, skip_unreadable=True)
     assert (len(found.images), found.skipped) == (4, (name,))
-    assert any(f"1 images in {photos} could not be read, first {name}: skipped" in note for note in found.notes())
+    assert any(
+        f"1 of 5 images in {photos} could not be read and are left out, first {name}" in note for note in found.notes()
+    )
 
 
 @pytest.mark.parametrize(

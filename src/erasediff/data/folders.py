@@ -40,7 +40,8 @@ class Folder:
             )
         if self.skipped:
             said.append(
-                f"{len(self.skipped)} images in {self.root} could not be read, first {self.skipped[0]}: skipped"
+                f"{len(self.skipped)} of {len(self.skipped) + len(self.names)} images in {self.root} could not be read and "
+                f"are left out, first {self.skipped[0]}"
             )
         return said
 
