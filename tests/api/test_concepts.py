@@ -244,6 +244,14 @@ def test_captions_of_own_images_are_their_prompts(pipeline, photos, monkeypatch)
     assert prompts_of(pairs, "retain") == {"a dog", "a cat"}
 
 
+def test_a_data_folder_of_other_sizes_is_brought_to_the_size_of_the_model(pipeline, photos, small_audit, tmp_path):
+    rows = [{"file_name": f"{i}.png", "text": "a hat" if i % 2 else "a dog"} for i in range(7)]
+    (photos / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.warns(UserWarning, match="7 of 7 images in .*photos were resized and centre-cropped to 16 x 16"):
+        run = erasediff.erase(pipeline, "concept:hat", str(photos), output_dir=tmp_path / "run", **FEW)
+    assert run.record["plan"] == run.record["plan"] | {"forget_samples": 3, "retain_samples": 4}
+
+
 def test_nothing_is_drawn_where_both_sides_are_own_images(pipeline, photos, tmp_path, monkeypatch):
     from erasediff.api import drawing
 
