@@ -324,6 +324,8 @@ def test_an_audit_finds_the_runs_own_images_even_where_the_run_has_moved(run, pi
     found = erasediff.audit(tmp_path / "moved", output_dir=tmp_path / "a", **asked)
     assert found.result.target == "concept:hat"
     assert found.result.find("forget_rate").n == 20
+    kept = read_json(run.directory / "generated" / "retain" / "set.json")["prompts"]
+    assert found.result.find("retain_accuracy").n == 6 * (len(kept) - 1)  # the null prompt is no class
     assert str(tmp_path / "moved") in found.result.setting["data"]["spec"]
     from erasediff.api.purge import purge
 
