@@ -244,6 +244,14 @@ def test_captions_of_own_images_are_their_prompts(pipeline, photos, monkeypatch)
     assert prompts_of(pairs, "retain") == {"a dog", "a cat"}
 
 
+def test_a_data_folder_of_other_sizes_is_brought_to_the_size_of_the_model(pipeline, photos, small_audit, tmp_path):
+    rows = [{"file_name": f"{i}.png", "text": "a hat" if i % 2 else "a dog"} for i in range(7)]
+    (photos / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.warns(UserWarning, match="7 of 7 images in .*photos were resized and centre-cropped to 16 x 16"):
+        run = erasediff.erase(pipeline, "concept:hat", str(photos), output_dir=tmp_path / "run", **FEW)
+    assert run.record["plan"] == run.record["plan"] | {"forget_samples": 3, "retain_samples": 4}
+
+
 def test_nothing_is_drawn_where_both_sides_are_own_images(pipeline, photos, tmp_path, monkeypatch):
     from erasediff.api import drawing
 
@@ -316,6 +324,8 @@ def test_an_audit_finds_the_runs_own_images_even_where_the_run_has_moved(run, pi
     found = erasediff.audit(tmp_path / "moved", output_dir=tmp_path / "a", **asked)
     assert found.result.target == "concept:hat"
     assert found.result.find("forget_rate").n == 20
+    kept = read_json(run.directory / "generated" / "retain" / "set.json")["prompts"]
+    assert found.result.find("retain_accuracy").n == 6 * (len(kept) - 1)  # the null prompt is no class
     assert str(tmp_path / "moved") in found.result.setting["data"]["spec"]
     from erasediff.api.purge import purge
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from erasediff.data.folders import captioned, read_folder, share
+from erasediff.data.folders import captioned, fitted, read_folder, share
 from erasediff.errors import BadInput
 
 SHAPE = (3, 16, 16)
@@ -28,7 +28,6 @@ def test_images_of_every_size_are_resized_and_centre_cropped(tmp_path):
     found = read_folder(tmp_path, SHAPE)
     assert found.images.shape == (2, 16, 16, 3)
     assert found.images[:, 2:-2, 2:-2].min() == 255
-    assert found.resized == 2
     assert found.notes() == [f"2 of 2 images in {tmp_path} were resized and centre-cropped to 16 x 16"]
 
 
@@ -37,7 +36,7 @@ def test_an_image_of_the_right_size_keeps_its_bits(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "a.png")
     found = read_folder(tmp_path, SHAPE)
     assert np.array_equal(found.images[0], pixels)
-    assert (found.resized, found.notes()) == (0, [])
+    assert found.notes() == []
 
 
 def test_modes_become_the_channels_of_the_model(photos):
@@ -96,7 +95,9 @@ def test_the_first_bad_file_is_named_or_skipped_and_counted(photos, name):
         read_folder(photos, SHAPE)
     found = read_folder(photos, SHAPE, skip_unreadable=True)
     assert (len(found.images), found.skipped) == (4, (name,))
-    assert any(f"1 images in {photos} could not be read, first {name}: skipped" in note for note in found.notes())
+    assert any(
+        f"1 of 5 images in {photos} could not be read and are left out, first {name}" in note for note in found.notes()
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,3 +123,12 @@ def test_folders_without_images(tmp_path):
         read_folder(tmp_path, SHAPE, skip_unreadable=True)
     with pytest.raises(BadInput, match="does not exist; give a folder"):
         read_folder(tmp_path / "nowhere", SHAPE)
+
+
+def test_data_in_a_folder_is_fitted_with_its_classes(photos):
+    rows = [{"file_name": f"{i}.png", "text": "hat" if i % 2 else "dog"} for i in range(4)]
+    (photos / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data, notes = fitted(str(photos), SHAPE)
+    assert data.image_shape == SHAPE
+    assert [data.class_names[c] for c in data.labels] == ["dog", "hat", "dog", "hat"]
+    assert notes == [f"3 of 4 images in {photos} were resized and centre-cropped to 16 x 16"]

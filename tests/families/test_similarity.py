@@ -27,6 +27,7 @@ def test_likeness_is_a_cosine_symmetric_and_one_with_oneself(table):
 
 
 def test_like_prompts_are_found_though_all_share_a_direction(table):
+    assert similarities(table, ["cap"], "hat") > 0.5 > similarities(table, ["dog"], "hat")
     assert nearest_prompts(table, ["dog", "cat", "cap"], ["hat"], 1) == ["cap"]
     assert set(nearest_prompts(table, ["cat", "cap"], ["hat", "dog"], 2)) == {"cap", "cat"}
     assert nearest_prompts(table, ["dog", "cap"], ["hat"], 5) == ["cap", "dog"]

@@ -49,7 +49,7 @@ def gathered(
     anchors = anchors_of(wanted, wishes.anchor)
     anchor = next(iter(anchors.values()), None)
     if not wants_showing(model, wanted, data, source, wishes):
-        pool = load_data(data, source)
+        pool = load_data(data, source, model)
         asked = asked_in_words(model, pool, wishes.prompt_template, anchor)
         sides = _checked(asked, pool, wanted, gone)
         record = words(asked, wishes.prompt_template, anchor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from erasediff import families
 from erasediff.api.directory import read_run
 from erasediff.data import sources, targets
 from erasediff.data.assembled import SCHEME
+from erasediff.data.folders import fitted
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, listing
 from erasediff.families.base import AnySize, AskedInWords, Model, check_images
@@ -40,8 +42,8 @@ def load_model(model: Any) -> tuple[Model, Path | None, dict[str, str] | None]:
 def asked_in_words(model: Model, data: ImageData, template: str | None, anchor: str | None = None) -> Model:
     """``model``, its classes being the prompts that ``template`` makes of the data's class names or captions.
 
-    A model that is asked by class number stays as it is, and its anchor is a class, ``class:3``; one that is bound to no
-    size takes that of the data. Raises BadInput for a template without its one ``{}``.
+    A model that is asked by class number stays as it is, and its anchor is a class, ``class:3``; one that is bound to
+    no size takes that of the data. Raises BadInput for a template without its one ``{}``.
     """
     if isinstance(model, AnySize):
         model = model.with_size(*data.image_shape[1:])
@@ -82,8 +84,12 @@ def words(model: Model, template: str | None, anchor: str | None) -> dict[str, A
     return {} if anchor is None else {"asked": {"anchor": anchor}}
 
 
-def load_data(data: ImageData | str | None, source: Path | None) -> ImageData:
-    """The data given, or that which the model's own run.json names. Raises BadInput where neither is there."""
+def load_data(data: ImageData | str | None, source: Path | None, model: Model | None = None) -> ImageData:
+    """The data given, or that which the model's own run.json names. Raises BadInput where neither is there.
+
+    A folder's images are brought to the size of a ``model`` that is asked in words, with a warning: such models draw
+    one size, and photographs have any.
+    """
     if isinstance(data, ImageData):
         return data
     if data is None:
@@ -94,7 +100,12 @@ def load_data(data: ImageData | str | None, source: Path | None) -> ImageData:
             raise BadInput("no data given, and the model has no run.json that names its data; give --data") from None
         if data.startswith(SCHEME):  # below the run, wherever that has gone since
             data = f"{SCHEME}{directory.generated}"
-    return sources.load(str(data))
+    if not isinstance(model, AskedInWords):
+        return sources.load(str(data))
+    found, notes = fitted(str(data), model.image_shape)
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
+    return found
 
 
 def forgotten_before(source: Path | None, *, besides: Sequence[targets.Target]) -> list[targets.Target]:

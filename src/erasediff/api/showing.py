@@ -174,7 +174,7 @@ class Showing:
         needed = any(not isinstance(t, Concept) or _recorded(source) is not None for t in lacking)
         if data is None and not needed:
             return
-        self.data = load_data(data, source)
+        self.data = load_data(data, source, self.model)
         part = data_part(self.data, self.wishes.prompt_template or PLAIN)
         self.parts.append(part)
         for target in [*self.wanted, *self.gone]:

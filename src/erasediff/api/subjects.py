@@ -53,7 +53,7 @@ class Subjects:
         erased, source, hashes = load_model(model)
         record = _record_of(source)
         wanted = parsed_targets(target if target is not None else _recorded_target(record))
-        images = load_data(data, source)
+        images = load_data(data, source, erased)
         if target is None:  # what was put together for the last target of several need not show the earlier ones
             wanted = still_there(wanted, images) or wanted
         models, weights = {ERASED: erased}, {ERASED: hashes}

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from erasediff.data import generated, sources
-from erasediff.data.folders import Folder, read_folder
+from erasediff.data import generated
+from erasediff.data.folders import Folder, fitted, read_folder
 from erasediff.data.generated import Recipe
 from erasediff.data.sources import HELD_OUT_SHARE, ImageData, hold_out
 from erasediff.errors import BadInput
@@ -162,7 +162,7 @@ def load(spec: str) -> ImageData:
 
 
 def _read_data(entry: dict[str, Any], folder: Path, shape: tuple[int, ...]) -> Part:  # noqa: ARG001
-    return data_part(sources.load(entry["source"]), entry["template"])
+    return data_part(fitted(entry["source"], shape)[0], entry["template"])
 
 
 def _read_folder(entry: dict[str, Any], folder: Path, shape: tuple[int, ...]) -> Part:  # noqa: ARG001

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from erasediff.data.sources import IMAGE_SUFFIXES
+from erasediff.data import sources
+from erasediff.data.sources import IMAGE_SUFFIXES, ImageData
 from erasediff.errors import BadInput, listing
 
 METADATA = "metadata.jsonl"
@@ -20,29 +21,49 @@ MODES = {1: "L", 3: "RGB"}
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """``images``: uint8 [N, H, W, C]; ``captions``, ``names``: [N]; how many were resized, and what was left out."""
+    """``images``: uint8 [N, H, W, C]; ``captions``, ``names``: [N]; what was done to them, and what was left out."""
 
     root: Path
     images: np.ndarray
     captions: tuple[str | None, ...]
     names: tuple[str, ...]
-    resized: int
+    fitting: Fitting
     skipped: tuple[str, ...]
 
     def notes(self) -> list[str]:
         """What was done to the images, a line each."""
-        height, width = self.images.shape[1:3]
-        said = []
-        if self.resized:
-            said.append(
-                f"{self.resized} of {len(self.names)} images in {self.root} were resized and centre-cropped to "
-                f"{height} x {width}"
-            )
-        if self.skipped:
-            said.append(
-                f"{len(self.skipped)} images in {self.root} could not be read, first {self.skipped[0]}: skipped"
-            )
-        return said
+        skipped, every = len(self.skipped), len(self.skipped) + len(self.names)
+        where = f"{skipped} of {every} images in {self.root}"
+        left = [f"{where} could not be read and are left out, first {self.skipped[0]}"] if skipped else []
+        return [*self.fitting.notes(self.root), *left]
+
+
+@dataclass
+class Fitting:
+    """Reads images into one shape [C, H, W]: turned as their EXIF says, resized and centre-cropped; counts them."""
+
+    shape: tuple[int, ...]
+    resized: int = 0
+    read: int = 0
+
+    def __call__(self, path: Path) -> np.ndarray:
+        """The image uint8 [H, W, C]. Raises BadInput for one that is missing or cannot be read."""
+        image, other = _read(path, self.shape)
+        self.resized, self.read = self.resized + other, self.read + 1
+        return image
+
+    def notes(self, root: Path | str) -> list[str]:
+        """What was done, in one line, if anything."""
+        if not self.resized:
+            return []
+        height, width = self.shape[1:]
+        return [f"{self.resized} of {self.read} images in {root} were resized and centre-cropped to {height} x {width}"]
+
+
+def fitted(spec: str, shape: tuple[int, ...]) -> tuple[ImageData, list[str]]:
+    """DATA, the images of a folder brought to ``shape``; and what is to be said of it."""
+    fitting = Fitting(shape)
+    return sources.load(spec, fitting), fitting.notes(spec)
 
 
 def read_folder(
@@ -65,18 +86,17 @@ def read_folder(
         rows: list[tuple[str, str | None]] = [(name, None) for name in only]
     else:
         rows = _captioned(place) if (place / METADATA).is_file() else _found(place)
-    images, kept, skipped, resized = [], [], [], 0
+    fitting = Fitting(shape)
+    images, kept, skipped = [], [], []
     for name, caption in rows:
         try:
-            image, fitted = _read(place / name, shape)
+            images.append(fitting(place / name))
         except BadInput as error:
             if not skip_unreadable:
                 raise BadInput(f"{error}; remove it, or give --skip_unreadable") from None
             skipped.append(name)
             continue
-        images.append(image)
         kept.append((name, caption))
-        resized += fitted
     if not kept:
         raise BadInput(f"{place} holds no readable image: {len(skipped)} cannot be read, first {skipped[0]}")
     return Folder(
@@ -84,7 +104,7 @@ def read_folder(
         images=np.stack(images),
         captions=tuple(caption for _, caption in kept),
         names=tuple(name for name, _ in kept),
-        resized=resized,
+        fitting=fitting,
         skipped=tuple(skipped),
     )
 

@@ -25,6 +25,9 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".ti
 HELD_OUT_SHARE = 0.2
 NPZ_ARRAYS = ("images", "labels", "class_names", "held_out", "captions")
 
+Read = Callable[[Path], np.ndarray]
+"""The file of an image -> uint8 [H, W] or [H, W, C]."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageData:
@@ -187,7 +190,7 @@ def mnist(spec: str) -> ImageData:
     return build(spec, images, labels, held_out=np.arange(len(images)) >= len(parts[0]))
 
 
-def image_folder(spec: str) -> ImageData:
+def image_folder(spec: str, read: Read | None = None) -> ImageData:
     """A folder of images: one sub-folder a class, or ``metadata.jsonl``, or neither.
 
     ``metadata.jsonl`` has ``file_name`` and ``label``, or ``text``, a caption: equal captions are one class.
@@ -204,7 +207,7 @@ def image_folder(spec: str) -> ImageData:
         pairs = [(p, p.relative_to(root).parts[0] if p.parent != root else None) for p in files]
     if not pairs:
         raise BadInput(f"{root} holds no image; readable are: {listing(sorted(IMAGE_SUFFIXES))}")
-    arrays = [_read(path) for path, _ in pairs]
+    arrays = [(read or _read)(path) for path, _ in pairs]
     odd = next((i for i, a in enumerate(arrays) if a.shape != arrays[0].shape), None)
     if odd is not None:
         raise BadInput(
@@ -260,8 +263,11 @@ def drawn(spec: str) -> ImageData:
 SCHEMES: dict[str, Callable[[str], ImageData]] = {"mnist": mnist, "generated": drawn}
 
 
-def load(spec: str) -> ImageData:
-    """The data that ``spec`` names. Raises BadInput, saying which forms there are, for anything else."""
+def load(spec: str, read: Read | None = None) -> ImageData:
+    """The data that ``spec`` names. Raises BadInput, saying which forms there are, for anything else.
+
+    ``read``: how an image of a folder is read; by default as it is, and all must be of one size.
+    """
     path = Path(spec)
     scheme = spec.partition(":")[0]
     if spec == "digits":
@@ -272,4 +278,4 @@ def load(spec: str) -> ImageData:
         if not path.is_file():
             raise BadInput(f"data file {spec} does not exist")
         return npz(spec)
-    return image_folder(spec) if path.is_dir() else hub(spec)
+    return image_folder(spec, read) if path.is_dir() else hub(spec)
