@@ -29,7 +29,7 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 WORDS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 """Either all of one or all of the other: without its files transformers makes an empty tokenizer."""
 READ = ("config.json", *PREPARED, "*token*.json", "vocab.json", "merges.txt", "model*.safetensors", WEIGHTS[1])
-PICKLES = (".bin", ".pt", ".ckpt", ".msgpack", ".h5")
+PICKLES = ("bin", "pt", "ckpt")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -132,7 +132,7 @@ def _check_complete(folder: Path) -> None:
     if kind != MODEL_TYPE:
         raise BadInput(f"{folder} holds a model of type {kind}; read is {MODEL_TYPE} (transformers' CLIPModel)")
     if not any((folder / name).is_file() for name in WEIGHTS):
-        pickled = sorted(f.name for f in folder.iterdir() if f.suffix in PICKLES)
+        pickled = sorted(f.name for f in folder.iterdir() if f.suffix[1:] in PICKLES)
         hint = (
             f"; {listing(pickled)} is never unpickled here: if you trust it, convert it once with python -c "
             f"\"from transformers import CLIPModel as C; C.from_pretrained('{folder}').save_pretrained('{folder}')\""
