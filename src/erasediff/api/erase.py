@@ -22,6 +22,7 @@ from erasediff.api.inputs import (
 from erasediff.api.launch import Job, launch
 from erasediff.api.needs import check_needs, described, name_of
 from erasediff.api.pairing import paired
+from erasediff.api.presets import find
 from erasediff.api.run import Run, check_fields, new_record, with_fields
 from erasediff.api.showing import Wishes
 from erasediff.api.weights import trained_weights
@@ -41,6 +42,7 @@ def erase(
     data: ImageData | str | None = None,
     method: Method | str = "erasediff",
     *,
+    preset: str | None = None,
     prompt_template: str | None = None,
     anchor: str | Sequence[str] | None = None,
     images: str | Path | Sequence[str | Path] | None = None,
@@ -68,6 +70,8 @@ def erase(
         data: where forget and retain samples come from; by default what a run directory says it was trained on. A
             concept needs none: it is shown by images or prompts of its own, or the model draws what it means by it.
         method: a method object, or its name with its default fields.
+        preset: style, object, person or nudity (``erasediff list presets``): what to say and to train for such a
+            concept, where nothing else is given.
         prompt_template: for models asked in words: how a class, caption or concept is said, ``a photo of a {}``.
         anchor: what is to come in the target's place: ``a painting`` for models asked in words, ``class:3`` for
             models asked by class.
@@ -88,11 +92,16 @@ def erase(
         StoppedShort: the losses became non-finite. Interrupted: SIGINT; the state is saved.
     """
     drawing, fields = drawing_fields(fields)
-    config = with_fields(training, ERASE_DEFAULTS, fields)
     chosen: Method = METHODS[method]() if isinstance(method, str) else method
     wanted = paired(parsed_targets(target), anchor=anchor, images=images, prompts=prompts)
+    config = with_fields(training, ERASE_DEFAULTS, fields)
+    kind = None if preset is None else find(preset)
     adapted, source, hashes = load_model(model)
     check_target_kinds(wanted, adapted.family)
+    if kind is not None:
+        wanted = kind.shown(wanted, by_data=data is not None)
+        config = with_fields(training, ERASE_DEFAULTS, fields if training else kind.fields(adapted.family, fields))
+        retain_prompts = retain_prompts or (kind.retained(wanted) if data is retain_images is None else None)
     wishes = Wishes(
         anchor=anchor,
         retain_images=retain_images,
@@ -112,6 +121,7 @@ def erase(
     chosen = with_what_stops_need(chosen, config)
     record = _record(config, wanted, gone, chosen, found)
     record |= {} if begin is None else {"init": described(begin)}
+    record |= {} if preset is None else {"preset": preset}
     texts = texts_of(wanted, found.data)
     if isinstance(chosen, WeightEdit):
         check_settings(chosen, config, resume_from_checkpoint)

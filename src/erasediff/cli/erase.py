@@ -35,6 +35,12 @@ def parser(method: str) -> Parser:
         "--method", metavar="NAME", default=GIVEN, help=f"one of {', '.join(METHODS)} (default: {DEFAULT})"
     )
     made.add_argument(
+        "--preset",
+        metavar="NAME",
+        default=GIVEN,
+        help="style, object, person or nudity: what to say and train for such a concept, where no flag says otherwise",
+    )
+    made.add_argument(
         "--prompt_template",
         metavar="TEXT",
         default=GIVEN,

@@ -95,7 +95,9 @@ def suites() -> list[Row]:
 
 
 def presets() -> list[Row]:
-    return []
+    from erasediff.api.presets import PRESETS
+
+    return [preset.to_dict() for preset in PRESETS.values()]
 
 
 TABLES: dict[str, Callable[[], list[Row]]] = {
@@ -110,7 +112,10 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
 
 
 # What stands below a row in text, by table; JSON has all of it.
-SHOWN = {"families": ("pipelines", "targets", "predictions", "exports", "needs")}
+SHOWN = {
+    "families": ("pipelines", "targets", "predictions", "exports", "needs"),
+    "presets": ("anchor", "prompts", "retain_prompts", "sources", "verified"),
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -130,7 +135,8 @@ def main(argv: Sequence[str]) -> int:
         paper = f"  ({row['paper']})" if row.get("paper") else ""
         print(f"{row['name']:<{width}}  {row['summary']}{paper}")
         for key in SHOWN.get(what, ()):
-            print(f"{'':<{width}}    {key}: {listing(row[key])}")
+            said = row[key] if isinstance(row[key], str) else listing(row[key])
+            print(f"{'':<{width}}    {key}: {said}")
     if not rows:
         print(f"no {what} in this version")
     return 0
