@@ -128,7 +128,9 @@ def labels(entries: Sequence[Entry]) -> list[str]:
 
 def _settings(entry: Entry) -> str:
     record = entry.record or {}
-    training = {k: v for k, v in (record.get("training") or {}).items() if k not in {"seed", *MAY_DIFFER}}
+    given = {k: v for k, v in (record.get("training") or {}).items() if k not in {"seed", *MAY_DIFFER}}
+    # A setting that is off is as good as one that an older version did not have.
+    training = {k: v for k, v in given.items() if v is not None}
     steps = (record.get("training") or {}).get("max_train_steps")
     return json.dumps([record.get("method"), training, steps], sort_keys=True, default=str)
 
