@@ -2,8 +2,8 @@
 model answers the target's.
 
 The tokens minimise E ||eps_theta(x_t, tokens) - eps_0(x_t, prompt)||^2, the difference of the two predictions at the
-same noised image, which is a forgotten one here. The paper optimises vectors and projects them on tokens; here real tokens are swapped one at a
-time (see ``swapping``). White box, and it takes the base model.
+same noised image, which is a forgotten one here. The paper optimises vectors and projects them on tokens; here real
+tokens are swapped one at a time (see ``swapping``). White box, and it takes the base model.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The concept is a direction: the mean embedding of prompts with it less that of prompts without, here the target's
 prompts and the retained ones. A genetic search then finds tokens whose embedding is nearest (in squared distance, over
-all positions) to a neutral prompt's plus ``strength`` times that direction. It never asks the denoiser: black box to what was erased, and the
-prompt works or does not on any model with this text encoder.
+all positions) to a neutral prompt's plus ``strength`` times that direction. It never asks the denoiser: black box to
+what was erased, and the prompt works or does not on any model with this text encoder.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Adversarial tokens in front of the target's own prompts (UnlearnDiffAtk, Zhang et al. 2023, arXiv:2310.11868).
 
-The tokens minimise the erased model's denoising loss on forgotten images, E ||eps - eps_theta(x_t, prefix + prompt)||^2:
-the model itself is the classifier, so that no other network is needed. The paper takes signed gradient steps on relaxed tokens and projects
-them; here real tokens are swapped one at a time (see ``swapping``), so that every prompt on the way is one that can be
-typed, and one prefix is found for all of the target's prompts and images, not one for each. White box: it takes the
-gradient of the denoiser, but what it finds is a text that anyone can type.
+The tokens minimise the erased model's denoising loss on forgotten images, E ||eps - eps_theta(x_t, text)||^2: the
+model itself is the classifier, so that no other network is needed. The paper takes signed gradient steps on relaxed
+tokens and projects them; here real tokens are swapped one at a time (see ``swapping``), so that every prompt on the way
+is one that can be typed, and one prefix is found for all of the target's prompts and images, not one for each. White
+box: it takes the gradient of the denoiser, but what it finds is a text that anyone can type.
 """
 
 from __future__ import annotations
