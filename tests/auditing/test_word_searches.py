@@ -220,6 +220,7 @@ def test_a_prefix_is_as_long_as_the_prompts_leave_room():
     assert len(found.measurement.detail["prompt"][0].split()) == ROOM
     full = planted(erased(("zero", "one" + " the" * (ROOM - 1), "two", "three")))
     assert "no room" in PREFIX.refusal(full)
+    assert "special tokens" in PREFIX.refusal(planted(erased(("zero", "one <end>", "two", "three"))))
 
 
 @pytest.mark.parametrize("attack", TINY, ids=lambda a: a.name)
@@ -276,3 +277,6 @@ def test_words_that_spell_nothing_together_are_given_up():
 
     with pytest.raises(BadInput, match="no 2 of the tokenizer's 3 words"):
         drawn_words(Mute(), 2, generator(0, 0, "test"))
+    reader = planted().model.reader()
+    with pytest.raises(BadInput, match="no 2 of"):
+        drawn_words(reader, 2, generator(0, 0, "test"), [(), (VOCABULARY.index("<end>"),)])
