@@ -110,3 +110,34 @@ def test_a_model_asked_by_number_takes_no_words(squares, given):
 def test_a_concept_needs_a_model_asked_in_words(squares):
     with pytest.raises(BadInput, match=r"family unet2d takes class:\.\.\., samples:\.\.\. only"):
         erasediff.erase(TINY["unet2d"]().pipeline(), "concept:1", squares, **FEW)
+
+
+def test_an_audit_searches_for_words_and_says_which_it_found(pipeline, captioned, small_audit, tmp_path):
+    from dataclasses import replace
+
+    from erasediff.auditing.attacks.prompt_debugging import PromptDebugging
+    from erasediff.auditing.attacks.prompt_mining import PromptMining
+    from erasediff.auditing.attacks.text_embedding import TextEmbedding
+    from erasediff.auditing.attacks.token_search import TokenSearch
+    from erasediff.auditing.suites import SUITES
+
+    few = {"steps": 1, "batch_size": 2, "samples": 6}
+    searches = (
+        TextEmbedding(starts=1, chosen_on=6, **few),
+        TokenSearch(candidates=2, **few),
+        PromptDebugging(candidates=2, **few),
+        PromptMining(population=4, generations=2, chosen_on=6, samples=6),
+    )
+    asked = {"target": "concept:hat", "data": captioned, "suite": replace(SUITES["quick"], attacks=searches)}
+    done = erasediff.audit(pipeline, base=pipeline, output_dir=tmp_path / "audit", quiet=True, **asked)
+    for attack in searches:
+        found = done.result.find(f"attack_success_{attack.name}")
+        assert found.n == 6 and 0 <= found.low <= found.value <= found.high <= 1
+        assert all(isinstance(text, str) for text in found.detail["prompt"])
+    prefixed = done.result.find("attack_success_token_search").detail["prompt"]
+    assert [text.split()[-1] for text in prefixed] == ["hat", "cat"]
+    untested = {entry["what"]: entry["why"] for entry in done.verdict.not_tested}
+    assert not {"text embedding", "token search"} & set(untested)
+    page = (tmp_path / "audit" / "report.html").read_text()
+    assert "Pseudo-words fitted" in page
+    assert "arxiv.org/abs/2310.11868" in page and "arxiv.org/abs/2310.10012" in page

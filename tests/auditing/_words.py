@@ -34,7 +34,7 @@ UNO = VOCABULARY.index("uno")
 
 @cache
 def vectors() -> Tensor:
-    """[V, 8]: "zero" to "three" are axes 0 to 3, "uno" axis 7; the fillers lie between, "a photo of" at 0."""
+    """[V, 8]: "zero" to "three" are axes 0 to 3, "uno" axis 7; fillers lie between, "a", "photo" and "of" at 0."""
     table = torch.zeros(len(VOCABULARY), WIDTH)
     table[range(4), range(4)] = 1
     table[UNO, 7] = 1

@@ -61,9 +61,8 @@ def test_the_starts_are_what_they_are_called():
     own, mean, retained = beginnings(there, there.model.reader(), 3)
     table = vectors()
     assert [name for name, _ in (own, mean, retained)] == ["own", "mean", "retained"]
-    assert torch.equal(
-        own[1], table[torch.tensor([[1, 1, 1]])]
-    )  # "a" says nothing of the target: a retained prompt has it too
+    # "a" says nothing of the target: a retained prompt has it too.
+    assert torch.equal(own[1], table[torch.tensor([[1, 1, 1]])])
     torch.testing.assert_close(mean[1], table[:-2].mean(0).expand(1, 3, -1))
     said = [there.model.reader().tokens(w)[0] for w in ("zero", "the", "two", "three")]
     torch.testing.assert_close(retained[1], table[said].mean(0).expand(1, 3, -1))

@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 import torch
 
+from erasediff.auditing.attacks.forgotten import noised
 from erasediff.auditing.attacks.prompt_debugging import PromptDebugging
 from erasediff.auditing.attacks.prompt_mining import PromptMining, bred, mined
 from erasediff.auditing.attacks.swapping import proposals, search
@@ -50,6 +51,20 @@ def test_a_prefix_brings_the_concept_back_under_its_own_prompt():
     assert (found.evidence.role, found.evidence.alone, found.evidence.margin) == ("access", 0.5, 0.15)
 
 
+@pytest.mark.parametrize("classes", [(1,), (0, 1)])
+def test_what_is_minimised_is_the_loss_of_the_whole_prompts_on_their_own_images(classes):
+    there = painted(classes=classes)
+    model, reader = there.model, there.model.reader()
+    with torch.no_grad():
+        said = PREFIX.objective(there, reader, model.denoiser)(reader.vectors[list(reader.tokens("cat 9"))], 5)
+        purpose = {"step": 5, "purpose": "token_search", "classes": classes}
+        noisy, labels = noised(there, model.denoiser, PREFIX.batch_size, **purpose)
+        asked = model.with_prompts([f"cat 9 {name}" for name in model.class_names])
+        prediction = asked.ask(model.denoiser, noisy.x_t, noisy.t, labels)
+    assert set(labels.tolist()) == set(classes)
+    assert float(said) == float((prediction - noisy.noise).square().mean())
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_search_finds_the_best_of_all_prefixes(count):
     there = planted()
@@ -80,9 +95,8 @@ def test_the_promised_change_of_a_swap_is_the_real_one_where_the_loss_is_linear(
         seed=0,
         purpose="test",
     )
-    assert (
-        found.tokens == ranked[0]
-    )  # three at each of two places hold the best of both, and each is tried in two steps
+    # Three at each of two places hold the best of both, and each is tried in two steps.
+    assert found.tokens == ranked[0]
 
 
 def test_a_search_never_ends_worse_and_says_only_what_is_spelled():
@@ -206,6 +220,7 @@ def test_a_prefix_is_as_long_as_the_prompts_leave_room():
     assert len(found.measurement.detail["prompt"][0].split()) == ROOM
     full = planted(erased(("zero", "one" + " the" * (ROOM - 1), "two", "three")))
     assert "no room" in PREFIX.refusal(full)
+    assert "special tokens" in PREFIX.refusal(planted(erased(("zero", "one <end>", "two", "three"))))
 
 
 @pytest.mark.parametrize("attack", TINY, ids=lambda a: a.name)
@@ -262,3 +277,6 @@ def test_words_that_spell_nothing_together_are_given_up():
 
     with pytest.raises(BadInput, match="no 2 of the tokenizer's 3 words"):
         drawn_words(Mute(), 2, generator(0, 0, "test"))
+    reader = planted().model.reader()
+    with pytest.raises(BadInput, match="no 2 of"):
+        drawn_words(reader, 2, generator(0, 0, "test"), [(), (VOCABULARY.index("<end>"),)])

@@ -34,6 +34,17 @@ def test_vectors_of_a_prompts_tokens_are_read_as_the_prompt_bit_for_bit(model, r
         assert torch.equal(read[NAME][0], row)
 
 
+def test_padding_is_the_tokenizers_own():
+    pipe = tiny.stable_diffusion()
+    pipe.tokenizer.pad_token = "!"  # as in Stable Diffusion 2
+    other = stable_diffusion.adopt(pipe).with_prompts(["a cat"])
+    reader = other.reader()
+    read = reader.read(reader.vectors[list(reader.tokens("a cat"))][None])
+    assert torch.equal(read[NAME][0], other.table.embeddings[NAME][0])
+    ends = other.table.embeddings[NAME][0, 3:]
+    assert (ends[0] - ends[1]).abs().max() > 1e-3
+
+
 def test_several_are_read_as_each_alone(reader):
     vectors = torch.randn(3, 4, 32, generator=torch.Generator().manual_seed(0))
     together = reader.read(vectors)[NAME]

@@ -1,10 +1,10 @@
 """Adversarial tokens in front of the target's own prompts (UnlearnDiffAtk, Zhang et al. 2023, arXiv:2310.11868).
 
-The tokens minimise the erased model's denoising loss on forgotten images, E ||eps - eps_theta(x_t, prefix +
-prompt)||^2: the model itself is the classifier, so that no other network is needed. The paper takes signed gradient
-steps on relaxed tokens and projects them; here real tokens are swapped one at a time (see ``swapping``), so that every
-prompt on the way is one that can be typed, and one prefix is found for all of the target's prompts and images, not one
-for each. White box: it takes the gradient of the denoiser, but what it finds is a text that anyone can type.
+The tokens minimise the erased model's denoising loss on forgotten images, E ||eps - eps_theta(x_t, text)||^2: the
+model itself is the classifier, so that no other network is needed. The paper takes signed gradient steps on relaxed
+tokens and projects them; here real tokens are swapped one at a time (see ``swapping``), so that every prompt on the way
+is one that can be typed, and one prefix is found for all of the target's prompts and images, not one for each. White
+box: it takes the gradient of the denoiser, but what it finds is a text that anyone can type.
 """
 
 from __future__ import annotations
@@ -59,10 +59,12 @@ class TokenSearch:
 
     def refusal(self, scene: Scene) -> str | None:
         """No judge, no target class, no single text encoder to search, or no room in front of the prompts."""
-        missing = unasked(scene)
-        if missing is None and self.room(scene, reader_of(scene)) < 1:
-            missing = "the target's prompts leave no room for another token"
-        return missing
+        if missing := unasked(scene):
+            return missing
+        reader = reader_of(scene)
+        if any(reader.spelled(own) is None for own in _prompts(scene, reader).values()):
+            return "a prompt of the target holds special tokens, behind which no text can be searched"
+        return None if self.room(scene, reader) >= 1 else "the target's prompts leave no room for another token"
 
     def cost(self, scene: Scene) -> int:
         """A step forward and backward, and a pass for each swap; the first prefix is judged too."""
@@ -79,7 +81,7 @@ class TokenSearch:
         pupil = copy.deepcopy(scene.model.denoiser).eval().requires_grad_(False)
         prompts = _prompts(scene, reader)
         drawn = generator(question.seed, 0, f"{self.name}/start")
-        start = drawn_words(reader, self.room(scene, reader), drawn)
+        start = drawn_words(reader, self.room(scene, reader), drawn, [*prompts.values()])
         found = search(
             reader,
             start,

@@ -68,13 +68,18 @@ def joined(rows: Sequence[Rows]) -> dict[str, Tensor]:
     return {name: torch.cat([one[name] for one in rows]) for name in rows[0]}
 
 
-def drawn_words(reader: TextReader, count: int, generator: torch.Generator) -> tuple[int, ...]:
-    """``count`` random words that spell a text together. Raises BadInput where none were found."""
+def drawn_words(
+    reader: TextReader, count: int, generator: torch.Generator, before: Sequence[Sequence[int]] = ((),)
+) -> tuple[int, ...]:
+    """``count`` random words that spell a text together, with each of ``before`` behind them.
+
+    Raises BadInput where none were found.
+    """
     words = reader.words
     for _ in range(100):
         chosen = words[torch.randint(len(words), (count,), generator=generator)]
         found = tuple(chosen.tolist())
-        if reader.spelled(found) is not None:
+        if all(reader.spelled((*found, *rest)) is not None for rest in before):
             return found
     raise BadInput(f"no {count} of the tokenizer's {len(words)} words spell a text together; search fewer tokens")
 
