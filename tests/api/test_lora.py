@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from tests.api._lora_runs import SETTINGS, asked, captioned, expected, inputs, make
 from tests.conftest import make_squares
+from tests.families import _tiny_text
 
 import erasediff
 from erasediff import families
@@ -175,6 +176,13 @@ def test_bad_input_is_one_line_and_nothing_is_written(place, tmp_path, capsys, f
     assert said in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_start_in_closed_form_takes_no_rank():
+    pipeline = _tiny_text.stable_diffusion()
+    few = {"num_forget_images": 8, "num_retain_images": 12, "dry_run": True, "quiet": True}
+    with pytest.raises(BadInput, match=r"init uce edits whole weights.*leave out rank, or erase with method uce first"):
+        erasediff.erase(pipeline, "concept:cat", anchor="dog", init="uce", rank=2, retain_prompts=["a", "b"], **few)
 
 
 def test_train_takes_no_rank():

@@ -20,6 +20,7 @@ from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, Interrupted, listing
 from erasediff.families.base import Model
 from erasediff.families.sampling import sample
+from erasediff.files import writable
 from erasediff.training.processes import Processes
 
 
@@ -126,6 +127,8 @@ def _home(given: Path) -> Path:
 @contextmanager
 def _place(folder: Path | None) -> Iterator[Path]:
     if folder is not None:
+        with writable(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         yield folder
         return
     with TemporaryDirectory() as temporary:

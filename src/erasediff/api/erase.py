@@ -118,6 +118,11 @@ def erase(
     adapted = found.model
     forgotten = None if found.data.labels is None else found.data.labels[found.split.forget]
     chosen, begin = _checked(chosen, init, adapted, forgotten)
+    if begin is not None and config.rank is not None:
+        raise BadInput(
+            f"init {name_of(begin)} edits whole weights, and a LoRA leaves them as they are; leave out rank, or erase "
+            f"with method {name_of(begin)} first and train the LoRA on that run"
+        )
     chosen = with_what_stops_need(chosen, config)
     record = _record(config, wanted, gone, chosen, found)
     record |= {} if begin is None else {"init": described(begin)}

@@ -55,13 +55,15 @@ class Subject:
             repr(self.model.conditions),
             self.model.class_names,
         )
+        worded = getattr(self.model, "table", None)  # what the text encoder says of the prompts, where there is one
+        said = "" if worded is None else worded.fingerprint
         # What an autoencoder makes of one image stands for its weights.
         device = next(self.model.denoiser.parameters()).device
         probe = torch.linspace(-1, 1, math.prod(self.model.image_shape)).reshape(1, *self.model.image_shape)
         with torch.no_grad():
             seen = self.model.decode(self.model.encode(probe.to(device)))
         coded = hashlib.sha256(seen.float().cpu().numpy().tobytes()).hexdigest()
-        return f"{state_fingerprint(self.model.denoiser)}{scheduler}{coded}"
+        return f"{state_fingerprint(self.model.denoiser)}{scheduler}{coded}{said}"
 
     @property
     def retained(self) -> list[int]:

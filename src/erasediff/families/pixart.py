@@ -14,6 +14,7 @@ from erasediff.families.components import T5_TEXT, T5_WORDS, VAE, weights
 from erasediff.families.noising import Noising
 from erasediff.families.reading import read_index
 from erasediff.families.stable_diffusion import ode_solver
+from erasediff.families.text_maps import CAPTIONS
 from erasediff.families.worded import Part, Width, Worded
 
 
@@ -38,6 +39,7 @@ class PixArtSigma(Worded):
         "text_encoder": T5_TEXT,
     }
     ENCODERS: ClassVar[tuple[tuple[str, str], ...]] = (("tokenizer", "text_encoder"),)
+    TEXT_MAPS: ClassVar[Mapping[str, str]] = CAPTIONS
 
     @classmethod
     def widths(cls, pipeline: Any) -> list[Width]:

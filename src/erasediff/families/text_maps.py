@@ -18,6 +18,9 @@ JOINT = {
     "time_text_embed.text_embedder.linear_1.weight": "pooled_projections",
 }
 
+# PixArt projects its captions once for all blocks.
+CAPTIONS = {"caption_projection.linear_1.weight": "encoder_hidden_states"}
+
 
 def maps_ending(denoiser: nn.Module, ends: Mapping[str, str]) -> list[TextMap]:
     """The weights of ``denoiser`` whose names end as a key of ``ends``, with the embedding that its value names."""
