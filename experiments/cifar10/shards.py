@@ -25,10 +25,10 @@ from torch import Tensor
 
 from erasediff import families
 from erasediff.errors import BadInput, EraseDiffError
-from erasediff.families.unet2d import WEIGHTS
 from erasediff.files import read_json, sha256, staged_directory, write_json
 
 INDEX, SCHEMA = "index.json", 1
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 CONFIGS = ("model_index.json", "unet/config.json", "scheduler/scheduler_config.json")
 MIB = 2**20
 HEADER = 200  # bytes that safetensors spends on naming one tensor, at the most, besides the name itself

@@ -109,9 +109,9 @@ def test_the_command_line(scene, squares, tmp_path, capsys, target):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"anchor": "hat"}, "the anchor 'hat' says what is to be erased"),
+        ({"anchor": "hat"}, "the anchor of concept:hat is the concept itself"),
         ({"anchor": "a red hat"}, "the anchor is the target itself"),
-        ({"anchor": "a hat"}, "the anchor 'a hat' says what is to be erased"),
+        ({"anchor": "a small hat"}, "the anchor 'a small hat' says what is to be erased"),
         ({"slack_tolerance": 0.1}, "slack_tolerance"),
         ({"method": "fine_tune", "init": "esd"}, "init esd takes steps of its own; a run can start from: uce"),
         ({"method": "fine_tune", "init": UCE(towards="anchor")}, "give --anchor TEXT"),

@@ -143,7 +143,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(place, tmp_path, name):
 def test_purge_says_that_the_run_needs_its_base(place, tmp_path):
     shutil.copytree(place / "dit/run", tmp_path / "run")
     removed, notes = purge(tmp_path / "run")
-    assert [p.name for p in removed] == ["checkpoints"]
+    assert [p.name for p in removed] == ["checkpoints", "cache"]
     assert any("cannot do without it" in note for note in notes)
     assert (tmp_path / "run/lora").is_dir()
 

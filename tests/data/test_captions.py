@@ -1,7 +1,9 @@
 """Captions from columns and from templates: aligned with their images, and refused where there are none."""
 
 import json
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -118,3 +120,18 @@ def test_a_template_needs_one_place(tmp_path, template):
 def test_templates_need_names(tmp_path):
     with pytest.raises(BadInput, match="neither labels nor captions"):
         captions.in_templates(npz(tmp_path / "a.npz"), ["a {}"])
+
+
+def test_a_column_of_a_datasets_id(monkeypatch):
+    """The Hub's part is a stand-in: no network, and the package is an extra."""
+    fake = SimpleNamespace(Image=type("Image", (), {}), ClassLabel=type("ClassLabel", (), {}))
+    columns = {"image": list(IMAGES), "en_text": SAID, "width": [8] * 6}
+    kinds = {"image": fake.Image(), "en_text": SimpleNamespace(dtype="string"), "width": SimpleNamespace(dtype="int64")}
+    table = type("Table", (), {"features": kinds, "__getitem__": lambda self, name: columns[name]})
+    fake.load_dataset = lambda spec, split: table()
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    data = sources.load("somebody/cats")
+    assert data.labels is None
+    assert spoken(captions.from_column(data, "en_text")) == [" ".join(s.split()) for s in SAID]
+    with pytest.raises(BadInput, match="columns of text: en_text"):
+        captions.from_column(data, "width")

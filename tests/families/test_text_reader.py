@@ -7,7 +7,7 @@ import torch
 
 from erasediff.errors import BadInput
 from erasediff.families import stable_diffusion
-from erasediff.families.base import Worded
+from erasediff.families.base import Searchable
 from erasediff.families.tiny import TINY
 from tests.families import _tiny_text as tiny
 
@@ -115,5 +115,5 @@ def test_reading_changes_nothing(model, reader):
 
 
 def test_only_models_asked_in_words_are_read(model):
-    assert isinstance(model, Worded)
-    assert not isinstance(TINY["unet2d"](), Worded)
+    assert isinstance(model, Searchable)
+    assert not isinstance(TINY["unet2d"](), Searchable)

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import Any, NamedTuple
 
 from erasediff.api.directory import RunDirectory
 from erasediff.api.editing import beginning, check_settings, concepts, run_edit, texts_of
@@ -25,7 +23,7 @@ from erasediff.api.pairing import paired
 from erasediff.api.presets import find
 from erasediff.api.run import Run, check_fields, new_record, with_fields
 from erasediff.api.showing import Wishes
-from erasediff.api.weights import trained_weights
+from erasediff.api.weights import base_entry, trained_weights
 from erasediff.data import targets
 from erasediff.data.generated import drawing_fields
 from erasediff.data.sources import ImageData
@@ -92,16 +90,16 @@ def erase(
         StoppedShort: the losses became non-finite. Interrupted: SIGINT; the state is saved.
     """
     drawing, fields = drawing_fields(fields)
+    with_fields(training, ERASE_DEFAULTS, fields)  # refused before anything is read
     chosen: Method = METHODS[method]() if isinstance(method, str) else method
     wanted = paired(parsed_targets(target), anchor=anchor, images=images, prompts=prompts)
+    source = Source(*load_model(model))
+    check_target_kinds(wanted, source.model.family)
+    if preset is not None:
+        shown: dict[str, Any] = {"by_data": data is not None, "own": retain_images is not None}
+        wanted, more, retain_prompts = find(preset).filled(wanted, source.model.family, fields, retain_prompts, **shown)
+        fields = more if training is None else fields
     config = with_fields(training, ERASE_DEFAULTS, fields)
-    kind = None if preset is None else find(preset)
-    adapted, source, hashes = load_model(model)
-    check_target_kinds(wanted, adapted.family)
-    if kind is not None:
-        wanted = kind.shown(wanted, by_data=data is not None)
-        config = with_fields(training, ERASE_DEFAULTS, fields if training else kind.fields(adapted.family, fields))
-        retain_prompts = retain_prompts or (kind.retained(wanted) if data is retain_images is None else None)
     wishes = Wishes(
         anchor=anchor,
         retain_images=retain_images,
@@ -113,30 +111,22 @@ def erase(
         seed=config.seed,
         folder=None if output_dir is None else RunDirectory(Path(output_dir)).generated,
     )
-    gone = forgotten_before(source, besides=wanted)
-    found = gathered(adapted, wanted, data, source, hashes, wishes, gone)
-    adapted = found.model
-    forgotten = None if found.data.labels is None else found.data.labels[found.split.forget]
-    chosen, begin = _checked(chosen, init, adapted, forgotten)
-    if begin is not None and config.rank is not None:
-        raise BadInput(
-            f"init {name_of(begin)} edits whole weights, and a LoRA leaves them as they are; leave out rank, or erase "
-            f"with method {name_of(begin)} first and train the LoRA on that run"
-        )
-    chosen = with_what_stops_need(chosen, config)
+    gone = forgotten_before(source.path, besides=wanted)
+    found = gathered(source.model, wanted, data, source.path, source.hashes, wishes, gone)
+    chosen, begin = _checked(chosen, init, found, config)
     record = _record(config, wanted, gone, chosen, found)
     record |= {} if begin is None else {"init": described(begin)}
     record |= {} if preset is None else {"preset": preset}
     texts = texts_of(wanted, found.data)
+    place: dict[str, Any] = {"output_dir": output_dir, "overwrite": overwrite, "dry_run": dry_run}
     if isinstance(chosen, WeightEdit):
         check_settings(chosen, config, resume_from_checkpoint)
-        record["base_model"] = {"source": str(source) if source else None, "sha256": hashes}
-        asked = concepts(adapted, texts, prompt_template)
-        return run_edit(chosen, adapted, asked, record, output_dir, overwrite=overwrite, dry_run=dry_run)
-    record |= trained_weights(adapted, config, source, hashes)
-    start = None if begin is None else partial(begin.edit, *concepts(adapted, texts, prompt_template))
+        record |= base_entry(source.path, source.hashes)
+        return run_edit(chosen, found.model, concepts(found.model, texts, prompt_template), record, **place)
+    record |= trained_weights(found.model, config, source.path, source.hashes)
+    start = None if begin is None else partial(begin.edit, *concepts(found.model, texts, prompt_template))
     job = Job(
-        model=adapted,
+        model=found.model,
         method=chosen,
         data=found.data,
         retain=found.split.retain,
@@ -145,16 +135,16 @@ def erase(
         shown=found.shown,
         initial=start,
     )
-    return launch(
-        job,
-        record,
-        title=f"{name_of(chosen)} {listing(wanted)}",
-        output_dir=output_dir,
-        overwrite=overwrite,
-        resume_from_checkpoint=resume_from_checkpoint,
-        dry_run=dry_run,
-        quiet=quiet,
-    )
+    title = f"{name_of(chosen)} {listing(wanted)}"
+    return launch(job, record, title=title, resume_from_checkpoint=resume_from_checkpoint, quiet=quiet, **place)
+
+
+class Source(NamedTuple):
+    """The model as it was given: adapted, the path that it came from (if any), and the hashes of its weight files."""
+
+    model: Model
+    path: Path | None
+    hashes: dict[str, str] | None
 
 
 def _record(
@@ -183,12 +173,19 @@ def _record(
 
 
 def _checked(
-    method: Method, init: WeightEdit | str | None, model: Model, forgotten: Tensor | None
+    method: Method, init: WeightEdit | str | None, found: Gathered, config: TrainingConfig
 ) -> tuple[Method, WeightEdit | None]:
-    """The method as it will run, and the edit that it starts from. Raises BadInput for what the model lacks."""
-    chosen = decided(method, model.conditions)
-    check_needs(chosen, model, forgotten)
-    return chosen, beginning(init, chosen, model, forgotten)
+    """The method as it will run, and the edit that it starts from. Raises BadInput for what model or settings lack."""
+    chosen = decided(method, found.model.conditions)
+    forgotten = None if found.data.labels is None else found.data.labels[found.split.forget]
+    check_needs(chosen, found.model, forgotten)
+    begin = beginning(init, chosen, found.model, forgotten)
+    if begin is not None and config.rank is not None:
+        raise BadInput(
+            f"init {name_of(begin)} edits whole weights, and a LoRA leaves them as they are; leave out rank, or erase "
+            f"with method {name_of(begin)} first and train the LoRA on that run"
+        )
+    return with_what_stops_need(chosen, config), begin
 
 
 def with_what_stops_need(method: Method, config: TrainingConfig) -> Method:

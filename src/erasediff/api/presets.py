@@ -59,6 +59,24 @@ class Preset:
             chosen["learning_rate"] = LORA_RATE
         return {**chosen, **given}
 
+    def filled(
+        self,
+        wanted: Sequence[Target],
+        family: str,
+        given: Mapping[str, Any],
+        retain_prompts: Any,
+        *,
+        by_data: bool,
+        own: bool,
+    ) -> tuple[list[Target], dict[str, Any], Any]:
+        """Targets, the loop's fields and retain prompts, what was given before all else.
+
+        ``by_data``: the data shows targets and what is kept; ``own``: a folder shows what is kept.
+        """
+        told = self.shown(wanted, by_data=by_data)
+        kept = retain_prompts or (None if by_data or own else self.retained(told))
+        return told, self.fields(family, given), kept
+
     def shown(self, wanted: Sequence[Target], *, by_data: bool) -> list[Target]:
         """``wanted`` with the preset's anchor and prompts where a concept brings none.
 

@@ -24,13 +24,16 @@ def trained_weights(
 
     Raises BadInput where the weights that ``config`` names are not there, or do not take a LoRA of its rank.
     """
-    base = {"source": str(source) if source else None, "sha256": hashes}
     if config.rank is None:
         named(model.denoiser, config.decided().parameters)
-        return {"base_model": base}
+        return base_entry(source, hashes)
     # The base is read again with every use of the LoRA, from wherever that is.
-    absolute = {"source": str(source.absolute())} if source else {}
-    return {"base_model": {**base, **absolute}, "lora": planned(model.denoiser, config)}
+    return {**base_entry(source and source.absolute(), hashes), "lora": planned(model.denoiser, config)}
+
+
+def base_entry(source: Path | None, hashes: dict[str, str] | None) -> dict[str, Any]:
+    """What run.json says of the base model."""
+    return {"base_model": {"source": str(source) if source else None, "sha256": hashes}}
 
 
 def keep(model: Model, adapters: Lora | None, record: dict[str, Any], place: RunDirectory) -> dict[str, Any]:
