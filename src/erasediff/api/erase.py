@@ -117,26 +117,10 @@ def erase(
     record = _record(config, wanted, gone, chosen, found)
     record |= {} if begin is None else {"init": described(begin)}
     record |= {} if preset is None else {"preset": preset}
-    texts = texts_of(wanted, found.data)
-    place: dict[str, Any] = {"output_dir": output_dir, "overwrite": overwrite, "dry_run": dry_run}
-    if isinstance(chosen, WeightEdit):
-        check_settings(chosen, config, resume_from_checkpoint)
-        record |= base_entry(source.path, source.hashes)
-        return run_edit(chosen, found.model, concepts(found.model, texts, prompt_template), record, **place)
-    record |= trained_weights(found.model, config, source.path, source.hashes)
-    start = None if begin is None else partial(begin.edit, *concepts(found.model, texts, prompt_template))
-    job = Job(
-        model=found.model,
-        method=chosen,
-        data=found.data,
-        retain=found.split.retain,
-        forget=found.split.forget,
-        config=config,
-        shown=found.shown,
-        initial=start,
-    )
-    title = f"{name_of(chosen)} {listing(wanted)}"
-    return launch(job, record, title=title, resume_from_checkpoint=resume_from_checkpoint, quiet=quiet, **place)
+    task = Task(source, found, chosen, begin, config, record)
+    run: dict[str, Any] = {"resume_from_checkpoint": resume_from_checkpoint, "quiet": quiet}
+    run |= {"output_dir": output_dir, "overwrite": overwrite, "dry_run": dry_run}
+    return _done(task, wanted, prompt_template, **run)
 
 
 class Source(NamedTuple):
@@ -145,6 +129,48 @@ class Source(NamedTuple):
     model: Model
     path: Path | None
     hashes: dict[str, str] | None
+
+
+class Task(NamedTuple):
+    """An erasure that was checked, with the beginning of its run.json."""
+
+    source: Source
+    found: Gathered
+    method: Method
+    begin: WeightEdit | None
+    config: TrainingConfig
+    record: dict[str, Any]
+
+
+def _done(
+    task: Task,
+    wanted: Sequence[targets.Target],
+    template: str | None,
+    *,
+    resume_from_checkpoint: str | None,
+    quiet: bool,
+    **place: Any,
+) -> Run:
+    """Edit the weights, or take the steps."""
+    (model, path, hashes), found, method, begin, config, record = task
+    texts, model = texts_of(wanted, found.data), found.model
+    if isinstance(method, WeightEdit):
+        check_settings(method, config, resume_from_checkpoint)
+        record |= base_entry(path, hashes)
+        return run_edit(method, model, concepts(model, texts, template), record, **place)
+    record |= trained_weights(model, config, path, hashes)
+    job = Job(
+        model=model,
+        method=method,
+        data=found.data,
+        retain=found.split.retain,
+        forget=found.split.forget,
+        config=config,
+        shown=found.shown,
+        initial=None if begin is None else partial(begin.edit, *concepts(model, texts, template)),
+    )
+    title = f"{name_of(method)} {listing(wanted)}"
+    return launch(job, record, title=title, resume_from_checkpoint=resume_from_checkpoint, quiet=quiet, **place)
 
 
 def _record(
