@@ -25,6 +25,7 @@ from erasediff.files import read_json, write_atomic, write_json
 from erasediff.methods import METHODS
 
 PLAN = Path(__file__).with_name("plan.yaml")
+ENTRY = "entry.json"  # in an erasure's directory: what the plan said when it was made
 
 
 def judged(data: Path, place: Path) -> Judge:
@@ -57,24 +58,29 @@ def trained(name: str, plan: dict[str, Any], data: Path, place: Path) -> Path:
 
 def erased(name: str, plan: dict[str, Any], data: Path, place: Path) -> Path:
     """The run directory of one method of the plan."""
-    how = dict(plan["methods"][name] or {})
+    how, directory = dict(plan["methods"][name] or {}), place / name
+    wanted = {"target": plan["target"], "seed": plan["seed"], "how": plan["methods"][name] or {}}
     method = method_named(how.pop("method", name), how.pop("fields", {}))
     training = {"seed": plan["seed"], **how.pop("training", {})}
-    directory = place / name
     if not any((directory / kind).exists() for kind in ("model", "lora")):
         given = {"overwrite": True, **how, **training}
         erasediff.erase(place / "base", plan["target"], str(data / "erase.npz"), method, output_dir=directory, **given)
+        write_json(directory / ENTRY, wanted)
+    if read_json(directory / ENTRY) != wanted:
+        raise SystemExit(
+            f"{directory} was made by another entry of a plan, see {ENTRY} there; remove it, or rename {name}"
+        )
     return directory
 
 
 def asked(name: str, directory: Path, plan: dict[str, Any], judge: Judge, place: Path) -> dict[str, Any]:
     """What a model answered; asked once, and again where the plan asks otherwise."""
-    kept = place / "answers" / f"{name}.json"
-    if kept.exists() and (before := read_json(kept))["ask"] == plan["ask"]:
+    kept, weights = place / "answers" / f"{name}.json", read_json(directory / "run.json").get("weights")
+    if kept.exists() and [(before := read_json(kept))[key] for key in ("ask", "weights")] == [plan["ask"], weights]:
         return before["called"]
     called = answers(directory, judge, plan["ask"], plan["forgotten"], place / "pictures" / f"{name}.png")
     kept.parent.mkdir(parents=True, exist_ok=True)
-    write_json(kept, {"ask": plan["ask"], "called": called})
+    write_json(kept, {"ask": plan["ask"], "weights": weights, "called": called})
     return called
 
 

@@ -86,3 +86,7 @@ def test_a_plan_is_run_measured_and_not_run_again(modules, data, tmp_path, monke
     modules[1].main()
     assert stamps == {p: p.stat().st_mtime_ns for p in stamps}
     assert (place / "table.md").read_text().count("\n| ") == 3
+    plan["methods"]["soft"]["training"] = few | {"max_train_steps": 2}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    with pytest.raises(SystemExit, match="soft was made by another entry of a plan"):
+        modules[1].main()
