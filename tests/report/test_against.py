@@ -158,3 +158,15 @@ def test_clip_scores_are_cited_and_explained():
     text = Page(render(found, {})).text
     assert "arXiv:2104.08718" in text
     assert "neither good nor bad by itself" in text
+
+
+def test_words_that_a_search_found_are_shown_as_text(pictures):
+    detail = {"prompt": ["<script>alert(1)</script> sneaker", None, "zwei wörter"]}
+    found = measured("attack_success_token_search", "erased", 0.4, group="adversarial", detail=detail)
+    suite = {"name": "standard", "attacks": [{"name": "token_search", "steps": 3}]}
+    result = audited(found)
+    result = dataclasses.replace(result, setting={**result.setting, "suite": suite})
+    (one,) = attacks(result)
+    assert one.prompts == ["<script>alert(1)</script> sneaker", "zwei wörter"]
+    html = render(result, pictures)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; sneaker" in html and "<script>alert(1)" not in html

@@ -48,7 +48,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Attacked:
-    """One attack. ``says``: what became of it in words; ``sign`` and ``kind``: the same as a mark and a CSS class."""
+    """One attack. ``prompts``: the words that it found, where it searched for some. ``says``: what became of it in words; ``sign`` and ``kind``: the same as a mark and a CSS class."""
 
     name: str
     title: str
@@ -56,6 +56,7 @@ class Attacked:
     budget: str
     papers: list[tuple[str, str]]
     results: list[Result]
+    prompts: list[str]
     says: str
     sign: str
     kind: str
@@ -120,10 +121,18 @@ def _attacked(result: AuditResult, budget: Mapping[str, Any]) -> Attacked:
         budget=plain({key: v for key, v in budget.items() if key != "name"}),
         papers=papers,
         results=[_shown(result, m) for m in found],
+        prompts=[str(said) for m in found for said in _listed(m.detail.get("prompt"))],
         says=says,
         sign=sign,
         kind=kind,
     )
+
+
+def _listed(given: object) -> list[object]:
+    """What one prompt or several were found, as a list; nothing for none."""
+    if isinstance(given, (list, tuple)):
+        return [one for one in given if one]
+    return [given] if isinstance(given, str) and given else []
 
 
 def _mine(result: AuditResult, name: str) -> list[Measurement]:

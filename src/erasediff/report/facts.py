@@ -104,6 +104,7 @@ def command(result: AuditResult) -> str:
         "guidance_scale": setting.get("guidance_scale"),
         "seed": setting.get("seed"),
         "classifier": _mapping(setting.get("request")).get("classifier"),
+        "prompt_template": _mapping(setting.get("request")).get("prompt_template"),
         "clip": _mapping(setting.get("request")).get("clip"),
     }
     words += [w for flag, value in flags.items() if value is not None for w in (f"--{flag}", str(value))]
