@@ -48,7 +48,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Attacked:
-    """One attack. ``prompts``: the words that it found, where it searched for some. ``says``: what became of it in words; ``sign`` and ``kind``: the same as a mark and a CSS class."""
+    """One attack. ``prompts``: the words that it found, where it searched for some. ``says``: what became of it in
+    words; ``sign`` and ``kind``: the same as a mark and a CSS class.
+    """
 
     name: str
     title: str
