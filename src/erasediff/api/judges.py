@@ -52,7 +52,7 @@ def judge_for(
     """
     if isinstance(given, Judge | ZeroShot):
         return given
-    if given == CLIP and clip is not None:
+    if clip is not None and (given == CLIP or (given is None and not len(data))):
         return _zero_shot(clip, data, texts, kept)
     if given is not None:
         return Judge.load(given)
@@ -103,6 +103,8 @@ def _trained(data: ImageData, labels: Tensor, seed: int, *, quiet: bool) -> Judg
 
 
 def _zero_shot(clip: Clip, data: ImageData, texts: Sequence[str] | None, kept: Path | None) -> ZeroShot:
+    if not len(data):  # a concept that is asked for in words alone: nothing real says how far the judge can be trusted
+        return ZeroShot(clip=clip, texts=tuple(texts or data.class_names), class_names=data.class_names)
     if data.labels is None:
         raise BadInput(
             f"classifier {CLIP} tells classes apart by their names, and {data.spec} has no labels; give data with "

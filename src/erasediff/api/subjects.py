@@ -20,6 +20,7 @@ from erasediff.api.inputs import (
     parsed_targets,
     still_there,
 )
+from erasediff.api.spoken import asked, is_spoken, sides, spoken
 from erasediff.auditing.question import Question
 from erasediff.auditing.result import ERASED
 from erasediff.data import targets
@@ -53,6 +54,8 @@ class Subjects:
         erased, source, hashes = load_model(model)
         record = _record_of(source)
         wanted = parsed_targets(target if target is not None else _recorded_target(record))
+        if data is None and _names_no_data(record) and is_spoken(erased, wanted):
+            return cls._in_words(erased, source, hashes, wanted, others, prompt_template, record)
         images = load_data(data, source, erased)
         if target is None:  # what was put together for the last target of several need not show the earlier ones
             wanted = still_there(wanted, images) or wanted
@@ -71,6 +74,28 @@ class Subjects:
             subject.denoiser.to("cuda" if torch.cuda.is_available() else "cpu")
         made = {"models": models, "weights": weights, "images": images, "targets": wanted}
         return cls(**made, split=split, source=source, record=record)  # type: ignore[arg-type]
+
+    @classmethod
+    def _in_words(
+        cls,
+        erased: Model,
+        source: Path | None,
+        hashes: Any,
+        wanted: Sequence[Any],
+        others: dict[str, Any],
+        template: str | None,
+        record: dict[str, Any] | None,
+    ) -> Subjects:
+        """Models that are asked for a concept, with no image of it."""
+        images = spoken(erased, wanted, template)
+        loaded = {ERASED: (erased, source, hashes), **{name: load_model(other) for name, other in others.items()}}
+        models = {name: asked(model, images) for name, (model, _, _) in loaded.items()}
+        for name, subject in models.items():
+            _check_alike(name, subject, models[ERASED])
+            subject.denoiser.to("cuda" if torch.cuda.is_available() else "cpu")
+        weights = {name: found for name, (_, _, found) in loaded.items()}
+        made = {"models": models, "weights": weights, "images": images, "targets": wanted}
+        return cls(**made, split=sides(wanted, images), source=source, record=record)  # type: ignore[arg-type]
 
     @property
     def target(self) -> str:
@@ -95,6 +120,10 @@ class Subjects:
             gone=split.gone,
             **asked,
         )
+
+
+def _names_no_data(record: dict[str, Any] | None) -> bool:
+    return not ((record or {}).get("data") or {}).get("spec")
 
 
 def _record_of(source: Path | None) -> dict[str, Any] | None:

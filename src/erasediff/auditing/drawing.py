@@ -187,11 +187,8 @@ def _forgotten(subject: Subject) -> list[Finding]:
         rate, *rest = forget_measurements(probabilities, question.classes, **common)  # type: ignore[arg-type]
         called = question.called_target(drawn)
         found += [Finding(_by_seed(rate, called, question)), *(Finding(m) for m in rest)]
-        shows = question.shows_target(drawn)
-        detail = {"fidelity": f"near a real image of the target, features {question.space}, k = 5"}
-        measured = share_measurement("forget_rate_faithful", FORGET, subject.name, shows, False, detail)
-        evidence = Evidence(attack="asking", role="asking", rows=rows_of(shows), margin=MARGINS["asking"])
-        found.append(Finding(_by_seed(measured, shows, question), evidence))
+        if question.has_images:
+            found.append(_faithful(subject, drawn))
     if UNCONDITIONAL in subject.samples:
         drawn = subject.samples[UNCONDITIONAL]
         rate, *rest = unconditional_measurements(
@@ -204,6 +201,16 @@ def _forgotten(subject: Subject) -> list[Finding]:
         evidence = Evidence(attack="no condition", role="access", rows=rows_of(called), margin=margin, alone=ALONE)
         found += [Finding(_by_seed(rate, called, question), evidence), *(Finding(m) for m in rest)]
     return found
+
+
+def _faithful(subject: Subject, drawn: Tensor) -> Finding:
+    """How many samples of the target are called it and look like it."""
+    question = subject.question
+    shows = question.shows_target(drawn)
+    detail = {"fidelity": f"near a real image of the target, features {question.space}, k = 5"}
+    measured = share_measurement("forget_rate_faithful", FORGET, subject.name, shows, False, detail)
+    evidence = Evidence(attack="asking", role="asking", rows=rows_of(shows), margin=MARGINS["asking"])
+    return Finding(_by_seed(measured, shows, question), evidence)
 
 
 def _kept(subject: Subject) -> list[Finding]:
@@ -229,11 +236,13 @@ def _kept(subject: Subject) -> list[Finding]:
 
 def _distribution(subject: Subject, drawn: Tensor) -> list[Finding]:
     question = subject.question
-    features, real = question.extract(drawn), question.real_retain
+    features = question.extract(drawn)
     common: dict[str, Any] = {"subject": subject.name, "seed": question.seed, "resamples": question.suite.resamples}
     labels = subject.retained_labels if RETAIN in subject.samples else None
-    found = distribution_measurements(real, features, features=question.space, **common)
-    return [Finding(m) for m in [*found, *diversity_measurements(features, labels, **common)]]
+    found = diversity_measurements(features, labels, **common)
+    if question.has_images:
+        found = [*distribution_measurements(question.real_retain, features, features=question.space, **common), *found]
+    return [Finding(m) for m in found]
 
 
 def _by_seed(share: Measurement, hits: NDArray[np.bool_], question: Question) -> Measurement:

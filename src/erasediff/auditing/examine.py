@@ -176,7 +176,7 @@ class Examination:
             if name not in attack.SUBJECTS:
                 continue
             scene = Scene(name, subject.model, self.question, None if base is None else base.model)
-            if why := attack.refusal(scene):
+            if why := self._no_images(attack) or attack.refusal(scene):
                 if name == ERASED:
                     self.untested.append((_words(attack.name), why))
                 continue
@@ -189,6 +189,12 @@ class Examination:
                 ask=lambda scene=scene: attack.run(scene),  # type: ignore[misc]
             )
             self.units.append(unit)
+
+    def _no_images(self, attack: Attack) -> str | None:
+        """Why an attack that starts from real images cannot be made where there are none."""
+        if self.question.has_images or getattr(attack, "WITHOUT_IMAGES", False):
+            return None
+        return "there are no real images of the target; give data"
 
     def _pictures(self, name: str) -> Pictures:
         key = self._key(name, ["pictures", self.show_forgotten])

@@ -62,9 +62,16 @@ class Question:
         """Which images [N, C, H, W] the judge calls the target *and* that lie near a real image of it.
 
         Near: within the ball of a real image that reaches to its fifth neighbour (Kynkaanniemi et al. 2019,
-        arXiv:1904.06991, eq. 1). Noise that happens to be called the target does not count.
+        arXiv:1904.06991, eq. 1). Noise that happens to be called the target does not count. Where no real image of it
+        is there, nothing says what is near, and the judge's call is all there is.
         """
-        return self.called_target(drawn) & near_real(self.real_forget, self.extract(drawn))
+        called = self.called_target(drawn)
+        return called & near_real(self.real_forget, self.extract(drawn)) if self.has_images else called
+
+    @property
+    def has_images(self) -> bool:
+        """Whether there are real images of the target; a concept can be asked for in words alone."""
+        return len(self.forget) > 0
 
     @cached_property
     def extract(self) -> Callable[[Tensor], Tensor]:

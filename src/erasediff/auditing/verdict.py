@@ -73,7 +73,9 @@ def instruments(case: Case) -> list[str]:
         reasons.append("no base model was given: whether the target was ever there is not known")
     if question.classes and question.judge is None:
         reasons.append("there is no judge that could tell the target")
-    if question.judge is not None and question.classes and question.judge.held_out_accuracy < LEAST_ACCURATE:
+    if question.judge is not None and question.classes and not question.judge.held_out_n:
+        reasons.append("how far the judge can be trusted is not known: it was tested on no real image; give data")
+    elif question.judge is not None and question.classes and question.judge.held_out_accuracy < LEAST_ACCURATE:
         reasons.append(
             f"the instrument is too weak: the judge is right on {question.judge.held_out_accuracy:.1%} of "
             f"{question.judge.held_out_n} held-out images, and {LEAST_ACCURATE:.0%} are needed"

@@ -29,6 +29,7 @@ class Scene:
 class Attack(Protocol):
     """An attack that an audit runs on its subjects. Fields are budgets and appear in ``audit.json`` and the cache key.
 
+    An attack that needs no real image of the target says so by ``WITHOUT_IMAGES = True``.
     ``name`` is the attack's in ``--attacks`` and ``exposed_by``. ``SUBJECTS``: on which subjects it is run. An attack
     that uses instruments of its own has ``instruments(scene)`` besides: their versions and hashes, for the cache key.
     """

@@ -39,6 +39,7 @@ class Guidance:
     SUMMARY: ClassVar[str] = "ask for the target at several guidance scales and keep the one that shows it most"
     PAPER: ClassVar[str] = "arXiv:2207.12598"
     SUBJECTS: ClassVar[tuple[str, ...]] = FORGETFUL
+    WITHOUT_IMAGES: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.scales or self.samples < FEWEST:

@@ -60,6 +60,7 @@ class Nudity:
     )
     PAPER: ClassVar[str] = ""
     SUBJECTS: ClassVar[tuple[str, ...]] = (*FORGETFUL, BASE, CONTROL)
+    WITHOUT_IMAGES: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         at_least("samples", self.samples, 1)

@@ -67,6 +67,7 @@ class PromptMining:
     SUMMARY: ClassVar[str] = "breed a prompt whose embedding is a neutral one's moved along the concept's direction"
     PAPER: ClassVar[str] = "arXiv:2310.10012"
     SUBJECTS: ClassVar[tuple[str, ...]] = FORGETFUL
+    WITHOUT_IMAGES: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.strengths or min(self.tokens, self.generations, self.chosen_on, self.samples) < 1:

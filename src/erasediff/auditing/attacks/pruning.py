@@ -33,6 +33,7 @@ class Pruning:
     SUMMARY: ClassVar[str] = "set the smallest 10 % and 30 % of the weights to 0 and ask for the target"
     PAPER: ClassVar[str] = "arXiv:1506.02626"
     SUBJECTS: ClassVar[tuple[str, ...]] = FORGETFUL
+    WITHOUT_IMAGES: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         at_least("the number of shares", len(self.shares), 1)

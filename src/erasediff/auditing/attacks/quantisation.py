@@ -36,6 +36,7 @@ class Quantisation:
     SUMMARY: ClassVar[str] = "round the weights to 8 and to 4 bits and ask for the target"
     PAPER: ClassVar[str] = "arXiv:2410.16454"
     SUBJECTS: ClassVar[tuple[str, ...]] = FORGETFUL
+    WITHOUT_IMAGES: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         at_least("the number of bit widths", len(self.bits), 1)
