@@ -18,7 +18,7 @@ from erasediff.data import generated
 from erasediff.data.generated import Draw, Generation
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, Interrupted, listing
-from erasediff.families.base import Model
+from erasediff.families.base import Model, encoded_shape
 from erasediff.families.sampling import sample
 from erasediff.files import writable
 from erasediff.training.processes import Processes
@@ -28,7 +28,7 @@ def painter(model: Model, generation: Generation, device: torch.device | str) ->
     """A callable that draws the prompts of ``model``, whose classes they are. The null prompt is its null condition."""
     labels = {prompt: label for label, prompt in enumerate(model.class_names)}
     conditions = model.conditions
-    shape = model.encode(torch.zeros(1, *model.image_shape, device=device)).shape[1:]
+    shape = encoded_shape(model)
 
     def draw(prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         rows = torch.tensor([labels.get(p, conditions.null_label) for p in prompts], device=device)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from erasediff.api.directory import RunDirectory
 from erasediff.api.editing import beginning, check_settings, concepts, run_edit, texts_of
+from erasediff.api.forecast import check_optimizer, forecast
 from erasediff.api.gathering import Gathered, gathered
 from erasediff.api.inputs import (
     check_target_kinds,
@@ -159,6 +160,7 @@ def _done(
         record |= base_entry(path, hashes)
         return run_edit(method, model, concepts(model, texts, template), record, **place)
     record |= trained_weights(model, config, path, hashes)
+    record["plan"] |= forecast(found, method, config)
     job = Job(
         model=model,
         method=method,
@@ -206,6 +208,7 @@ def _checked(
     forgotten = None if found.data.labels is None else found.data.labels[found.split.forget]
     check_needs(chosen, found.model, forgotten)
     begin = beginning(init, chosen, found.model, forgotten)
+    check_optimizer(chosen, config)
     if begin is not None and config.rank is not None:
         raise BadInput(
             f"init {name_of(begin)} edits whole weights, and a LoRA leaves them as they are; leave out rank, or erase "

@@ -89,11 +89,10 @@ def resumed(place: RunDirectory, record: dict[str, Any], wanted: str | None) -> 
     for key in ("kind", "target", "method", "data", "base_model", "architecture", "asked", "init"):
         if before.get(key) != record.get(key):
             raise BadInput(f"cannot resume {place.path}: its {key} was {before.get(key)}, now given {record.get(key)}")
+    then = {**asdict(TrainingConfig()), **before["training"]}  # a run of before a field existed had its default
     for key, value in record["training"].items():
-        if key not in MAY_DIFFER and before["training"].get(key) != value:
-            raise BadInput(
-                f"cannot resume {place.path}: its {key} was {before['training'].get(key)}, now given {value}"
-            )
+        if key not in MAY_DIFFER and then[key] != value:
+            raise BadInput(f"cannot resume {place.path}: its {key} was {then[key]}, now given {value}")
     return find(place.checkpoints, wanted)
 
 

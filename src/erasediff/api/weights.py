@@ -43,7 +43,7 @@ def keep(model: Model, adapters: Lora | None, record: dict[str, Any], place: Run
     """
     source = (record.get("base_model") or {}).get("source")
     if adapters is not None:
-        lora.write(adapters, model.pipeline(), place.lora)
+        lora.write(adapters, model.resting(), place.lora)
         said = {"base": os.path.relpath(source, place.path)} if source else {}
         record = {**record, "lora": {**record["lora"], **said}}
     if adapters is None or not source:

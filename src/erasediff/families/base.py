@@ -159,6 +159,9 @@ class Model(Protocol):
     def pipeline(self) -> Any:
         """A diffusers pipeline over the same weights."""
 
+    def resting(self) -> Any:
+        """The same with every part on the device where it is: enough to be written, and nothing is moved."""
+
     def save(self, directory: Path) -> None:
         """Write a plain diffusers pipeline directory (safetensors)."""
 
@@ -169,7 +172,18 @@ class InLatents(Protocol):
 
     @property
     def latents(self) -> Any:
-        """``moments(images)`` [B, 2, c, h, w], ``rest()``."""
+        """``moments(images)`` [B, 2, c, h, w], ``shape(image_shape)``, ``rest()``."""
+
+
+def encoded_shape(model: Model) -> tuple[int, ...]:
+    """[C, H, W] of what the denoiser is trained on; no autoencoder is asked."""
+    if isinstance(model, InLatents):
+        return tuple(model.latents.shape(model.image_shape))
+    return tuple(model.encode(torch.zeros(1, *model.image_shape, device=_device(model))).shape[1:])
+
+
+def _device(model: Model) -> torch.device:
+    return next(model.denoiser.parameters()).device
 
 
 @runtime_checkable

@@ -94,8 +94,12 @@ class DiT:
 
     def pipeline(self) -> DiTPipeline:
         """A pipeline over the same weights, all where the denoiser is."""
-        labels = self.labels or None
-        vae = self.latents.vae.to(self.denoiser.device)
+        self.latents.vae.to(self.denoiser.device)
+        return self.resting()
+
+    def resting(self) -> DiTPipeline:
+        """The same pipeline with every part where it is: enough to be written."""
+        labels, vae = self.labels or None, self.latents.vae
         pipeline = DiTPipeline(transformer=self.denoiser, vae=vae, scheduler=self.scheduler, id2label=labels)
         if labels:
             # Else diffusers leaves them out of the model_index.json that it writes.
@@ -107,7 +111,7 @@ class DiT:
         with staged_directory(directory) as staging:
             for module in (self.denoiser, self.latents.vae):
                 module.to(memory_format=torch.contiguous_format)  # safetensors stores contiguous tensors only
-            self.pipeline().save_pretrained(staging)
+            self.resting().save_pretrained(staging)
 
 
 def load(directory: Path) -> DiT:

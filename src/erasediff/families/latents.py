@@ -50,6 +50,11 @@ class Latents:
         """[C, H, W] of the images whose latents have ``cells`` x ``cells`` cells."""
         return self.vae.config.in_channels, cells * self.factor, cells * self.factor
 
+    def shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """[c, h, w] of the latents of images [C, H, W]."""
+        _, height, width = image_shape
+        return self.vae.config.latent_channels, height // self.factor, width // self.factor
+
     def encode(self, images: Tensor) -> Tensor:
         """Images [B, C, H, W] in [-1, 1] -> latents [B, c, h, w], without a graph, in the dtype of ``images``."""
         vae, (shift, scale) = self._beside(images), self._affine(images)

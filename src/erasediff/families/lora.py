@@ -81,6 +81,12 @@ def _suffixed(lora: Lora, header: Any, down: str, up: str) -> dict[str, Tensor]:
     return made
 
 
+def replace_module(denoiser: nn.Module, name: str, module: nn.Module) -> None:
+    """Put ``module`` where ``denoiser`` has the one of that name."""
+    parent, _, child = name.rpartition(".")
+    setattr(denoiser.get_submodule(parent), child, module)
+
+
 def part_of(pipeline: Any) -> str:
     """The name of the denoiser in a pipeline."""
     return "unet" if hasattr(pipeline, "unet") else "transformer"

@@ -79,6 +79,10 @@ class UNet2D:
         kind = ClassConditionalDDPMPipeline if self.conditions.num_classes else DDPMPipeline
         return kind(unet=self.denoiser, scheduler=self.scheduler)
 
+    def resting(self) -> Any:
+        """The same: there is no other part."""
+        return self.pipeline()
+
     def save(self, directory: Path) -> None:
         """Write unet/, scheduler/, model_index.json and pipeline.py; the directory appears whole or not at all."""
         with staged_directory(directory) as staging:

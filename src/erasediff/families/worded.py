@@ -248,16 +248,21 @@ class Worded:
 
     def pipeline(self) -> Any:
         """A pipeline over the same weights, all where the denoiser is, with a scheduler of its own."""
-        device = self.denoiser.device
-        moved = {n: p.to(device) if isinstance(p, nn.Module) else p for n, p in self.parts.items()}
-        parts = {self.DENOISER: self.denoiser, **moved}
+        for part in self.parts.values():
+            if isinstance(part, nn.Module):
+                part.to(self.denoiser.device)
+        return self.resting()
+
+    def resting(self) -> Any:
+        """The same pipeline with every part where it is: enough to be written."""
+        parts = {self.DENOISER: self.denoiser, **self.parts}
         return self.built(parts, copy.deepcopy(self.scheduler), self.options, self.beside)
 
     def save(self, directory: Path) -> None:
         """Write a plain pipeline directory; it appears whole or not at all. The table is not part of it."""
         with staged_directory(directory) as staging, quiet():
             self.denoiser.to(memory_format=torch.contiguous_format)  # safetensors stores contiguous tensors only
-            self.pipeline().save_pretrained(staging)
+            self.resting().save_pretrained(staging)
             copy_folders(self.folders, staging)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

@@ -131,7 +131,8 @@ class Needs:
     """What a method cannot do without; ``list methods`` and the refusals read this.
 
     ``classes``: another class than the target's; ``own_condition``: conditions that ask for the target and nothing
-    else, so that whole classes or a concept are forgotten; ``text_maps``: a model that reads text through known maps.
+    else, so that whole classes or a concept are forgotten; ``text_maps``: a model that reads text through known maps;
+    ``moments``: Adam's moments, each in full.
     """
 
     forget_set: bool = True
@@ -142,6 +143,7 @@ class Needs:
     frozen: bool = False
     own_condition: bool = False
     text_maps: bool = False
+    moments: bool = False
 
 
 class GradientMethod(Protocol):
@@ -214,6 +216,14 @@ class Undecided(Protocol):
 def decided(method: Method, conditions: ClassConditions) -> Method:
     """The method as it will run on a model of these conditions; most have nothing to decide."""
     return method.suited_to(conditions) if isinstance(method, Undecided) else method
+
+
+def gradient_lists(method: GradientMethod) -> int:
+    """How many gradients, each the size of all trained weights, a step of ``method`` holds at once at the most.
+
+    Two terms and their weighted sum make three; a method that differs says so in ``GRADIENT_LISTS``.
+    """
+    return int(getattr(method, "GRADIENT_LISTS", 3))
 
 
 class Stateless:

@@ -93,6 +93,10 @@ class ConceptAblation:
         gradients = combine(weights, [part.gradients for part in parts])
         return Direction(gradients, record(forget=forget, retain=held[0] if held else None), state)
 
+    @property
+    def GRADIENT_LISTS(self) -> int:
+        return 3 if self.retain_weight else 2
+
     def _terms(self, ctx: StepContext, pair: Pair, state: State) -> list[Term]:
         forget = _drawn(ctx, pair.forget, state)
         if not self.retain_weight:

@@ -127,6 +127,7 @@ class EraseDiff:
             asked,
             classes=asked.classes or focused,
             frozen=asked.frozen or focused or self.retain != "denoise",
+            moments="moments" in rules.find(self.rule).needs,
         )
 
     @property

@@ -49,6 +49,7 @@ class ESD(Stateless):
 
     PAPER: ClassVar[str] = "arXiv:2303.07345"
     SUMMARY: ClassVar[str] = "negative guidance against the concept, distilled into the answer to it"
+    GRADIENT_LISTS: ClassVar[int] = 1
     needs: ClassVar[Needs] = Needs(retain_set=False, own_condition=True, null_condition=True, frozen=True)
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ class FineTune(Stateless):
 
     PAPER: ClassVar[str] = "arXiv:2006.11239"
     SUMMARY: ClassVar[str] = "denoising loss on the retain set alone: the control"
+    GRADIENT_LISTS: ClassVar[int] = 1
     needs: ClassVar[Needs] = Needs(forget_set=False)
 
     def direction(self, ctx: StepContext, pair: Pair, state: State) -> Direction:

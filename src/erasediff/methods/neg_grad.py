@@ -27,6 +27,7 @@ class NegGrad(Stateless):
 
     PAPER: ClassVar[str] = "arXiv:1911.04933"
     SUMMARY: ClassVar[str] = "gradient ascent on the forget set alone"
+    GRADIENT_LISTS: ClassVar[int] = 2
     needs: ClassVar[Needs] = Needs(retain_set=False)
 
     def direction(self, ctx: StepContext, pair: Pair, state: State) -> Direction:

@@ -77,6 +77,7 @@ class SelectiveAmnesia:
 
     PAPER: ClassVar[str] = "arXiv:2305.10120"
     SUMMARY: ClassVar[str] = "noise for the forgotten class, replay of the others, elastic weight consolidation"
+    GRADIENT_LISTS: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
         check_one_of("replay", self.replay, SOURCES)

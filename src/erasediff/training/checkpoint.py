@@ -78,7 +78,7 @@ def find(directory: Path, wanted: str) -> Checkpoint:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Adam's state as ``NAME/exp_avg`` and so on."""
+    """Adam's state as ``NAME/exp_avg`` and so on; a plain number as a 0-dim int64 tensor."""
     return {
         f"{name}/{key}": torch.as_tensor(value)
         for name, parameter in trained.items()
@@ -94,7 +94,12 @@ def load_optimizer(
         prefix = f"{name}/"
         entries = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
         optimizer.state[parameter] = {
-            # The step count is changed in place, so it is not shared; fused Adam keeps it where the weights are.
-            key: value.to(parameter.device, copy=key == "step")
+            # The step count is changed in place, so it is not shared; fused Adam keeps it where the weights are, and
+            # bitsandbytes as a plain number.
+            key: int(value) if _count(value) else value.to(parameter.device, copy=key == "step")
             for key, value in entries.items()
         }
+
+
+def _count(value: Tensor) -> bool:
+    return value.dim() == 0 and value.dtype == torch.int64

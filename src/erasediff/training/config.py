@@ -9,6 +9,7 @@ from erasediff.errors import BadInput, check_one_of
 from erasediff.training.parameters import AUTO, SETS
 
 PRECISIONS = ("no", "bf16", "fp16")
+QUANTISATIONS = ("int8", "nf4")
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
 
 
@@ -37,6 +38,9 @@ class TrainingConfig:
         rank: train a LoRA of this rank on the layers that parameters means, and leave the weights themselves alone:
             Linear layers of a named set, Conv2d layers too where a glob names them.
         lora_alpha: the LoRA's scale is this divided by the rank; by default it is the rank.
+        quantize: hold the Linear layers under a LoRA in fewer bits while it is trained: int8 (8 bits, torchao) or nf4 (4
+            bits, bitsandbytes); the LoRA is then merged into the weights as they were. Only with a rank.
+        use_8bit_adam: keep Adam's moments in 8 bits (bitsandbytes), for weights of 4096 elements and more.
         checkpointing_steps: a checkpoint every so many steps; 0 for none but the one an interrupt writes.
         checkpoints_total_limit: the newest checkpoints that are kept.
         slack_tolerance: stop when the moving average of the slack is at most this share of the first step's slack.
@@ -65,6 +69,8 @@ class TrainingConfig:
     parameters: str = field(default=AUTO, metadata={"names": tuple(SETS)})
     rank: int | None = None
     lora_alpha: float | None = None
+    quantize: str | None = field(default=None, metadata={"names": QUANTISATIONS})
+    use_8bit_adam: bool = False
     checkpointing_steps: int = 500
     checkpoints_total_limit: int = 2
     slack_tolerance: float | None = None
@@ -85,6 +91,13 @@ class TrainingConfig:
             raise BadInput(f"rank must be at least 1, got {self.rank}; leave it out to train the weights themselves")
         if self.lora_alpha is not None and self.rank is None:
             raise BadInput("lora_alpha is the scale of a LoRA, and none is trained; give a rank as well")
+        if self.quantize is not None:
+            check_one_of("quantize", self.quantize, QUANTISATIONS)
+            if self.rank is None:
+                raise BadInput(
+                    f"quantize {self.quantize} is for weights that stay as they are, and without a rank they are "
+                    "trained; give a rank as well, or leave out quantize"
+                )
         for name in ("learning_rate", "adam_epsilon", "slack_tolerance", "retain_budget", "lora_alpha"):
             if (given := getattr(self, name)) is not None and not given > 0:
                 raise BadInput(f"{name} must be above 0, got {given}")

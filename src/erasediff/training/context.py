@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from erasediff.data.pairs import Batch
 from erasediff.errors import BadInput
-from erasediff.families.base import Condition, Model, Noisy
+from erasediff.families.base import Condition, Model, Noisy, encoded_shape
 from erasediff.methods.base import JointObjective, Objective, Term
 from erasediff.randomness import derived_seed, generator
 from erasediff.solver.adam import Moments
@@ -132,8 +132,7 @@ class Context:
     @cached_property
     def encoded_shape(self) -> tuple[int, ...]:
         """[C, H, W] of what the denoiser is trained on."""
-        blank = torch.zeros(1, *self.model.image_shape, device=self.processes.device)
-        return tuple(self.model.encode(blank).shape[1:])
+        return encoded_shape(self.model)
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.dtype is None:

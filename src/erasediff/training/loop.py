@@ -12,15 +12,17 @@ from torch import Tensor, nn
 
 from erasediff.data.pairs import Pairs
 from erasediff.errors import BadInput
-from erasediff.families.base import Model
+from erasediff.families.base import InLatents, Model
 from erasediff.methods.base import Direction, GradientMethod, State
 from erasediff.training.checkpoint import Checkpoint, load_optimizer, optimizer_tensors
 from erasediff.training.config import TrainingConfig
 from erasediff.training.context import Context
 from erasediff.training.ema import Average
 from erasediff.training.lora import Adapters, attach
+from erasediff.training.optimizer import optimizer as adam
 from erasediff.training.parameters import select
 from erasediff.training.processes import Processes
+from erasediff.training.quantised import quantise
 from erasediff.training.schedule import learning_rate
 from erasediff.training.stopping import Stopping
 
@@ -71,14 +73,17 @@ def start(
     weights by parameter name that the steps begin at instead.
     """
     processes = processes or Processes.start()
+    if config.quantize is not None and processes.world > 1:
+        raise BadInput(f"quantize {config.quantize} runs on one process, not on {processes.world}; leave it out")
+    quantised = quantise(model.denoiser, config, processes.device)
     denoiser = model.denoiser.to(processes.device)
     if config.channels_last:
         denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
-    adapters = None if config.rank is None else attach(denoiser, config)
+    adapters = None if config.rank is None else attach(denoiser, config, quantised)
     trained = select(denoiser, config.decided().parameters) if adapters is None else adapters.trained
-    optimizer = _optimizer(trained, config)
+    optimizer = adam(trained, config)
     context = Context(
         model,
         trained,
@@ -99,6 +104,8 @@ def start(
         state = method.prepare(context, pairs)
     else:
         state = {name: tensor.to(processes.device) for name, tensor in checkpoint.tensors.get("method", {}).items()}
+    if isinstance(model, InLatents):
+        model.latents.rest()  # what was prepared may have been drawn
     put(denoiser, initial or {})
     average = Average(trained, config.ema_decay) if config.use_ema else None
     session = Session(
@@ -131,17 +138,6 @@ def put(denoiser: nn.Module, weights: Mapping[str, Tensor]) -> None:
         )
     for name, value in weights.items():
         known[name].copy_(value)
-
-
-def _optimizer(trained: dict[str, nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
-        trained.values(),
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_epsilon,
-        weight_decay=config.adam_weight_decay,
-        fused=True,
-    )
 
 
 def train(session: Session) -> Iterator[Step]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from erasediff.errors import BadInput
-from erasediff.families.lora import Lora
+from erasediff.families.lora import Lora, replace_module
 from erasediff.randomness import generator
 from erasediff.training.config import TrainingConfig
 from erasediff.training.parameters import SETS, named
+from erasediff.training.quantised import Quantised, check_quantises
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
@@ -36,6 +38,7 @@ class Adapters:
     alpha: float
     layers: dict[str, LoraLayer]
     trained: dict[str, nn.Parameter]
+    quantised: Quantised | None = None
 
     @contextmanager
     def off(self) -> Iterator[None]:
@@ -49,12 +52,16 @@ class Adapters:
                 layer.enable_adapters(True)
 
     def merge(self) -> Lora:
-        """Take the adapters off, add them to the weights, and return them: the denoiser's modules are its own again."""
+        """Take the adapters off, add them to the weights, and return them: the denoiser's modules are its own again.
+
+        Quantised layers are first put back as they were, and the denoiser is on the CPU then.
+        """
         found = {name: (_plain(m.lora_A[ADAPTER]), _plain(m.lora_B[ADAPTER])) for name, m in self.layers.items()}
         for name, layer in self.layers.items():
-            parent, _, child = name.rpartition(".")
-            setattr(self.denoiser.get_submodule(parent), child, layer.get_base_layer())
+            replace_module(self.denoiser, name, layer.get_base_layer())
         del self.denoiser.peft_config
+        if self.quantised is not None:
+            self.quantised.undo()
         lora = Lora(self.rank, self.alpha, found)
         lora.merge(self.denoiser)
         return lora
@@ -81,6 +88,7 @@ def _plain(layer: Any) -> Tensor:
 def planned(denoiser: nn.Module, config: TrainingConfig) -> dict[str, Any]:
     """Rank, alpha and layers, for the record. Raises BadInput for whatever :func:`attach` would refuse."""
     _peft()
+    check_quantises(config.quantize)
     return {"rank": config.rank, "alpha": _alpha(config), "layers": list(chosen(denoiser, config))}
 
 
@@ -102,7 +110,7 @@ def chosen(denoiser: nn.Module, config: TrainingConfig) -> dict[str, nn.Module]:
             f"parameters {config.parameters!r} names weights, but none of a layer that takes a LoRA: needed are "
             f"{' or '.join(k.__name__ for k in kinds)}; name others, or leave out the rank"
         )
-    limits = {name: min(len(m.weight), m.weight[0].numel()) for name, m in found.items()}
+    limits = {name: _smaller_side(module) for name, module in found.items()}
     least = min(limits, key=lambda name: limits[name])
     if rank > limits[least]:
         raise BadInput(
@@ -112,7 +120,13 @@ def chosen(denoiser: nn.Module, config: TrainingConfig) -> dict[str, nn.Module]:
     return found
 
 
-def attach(denoiser: nn.Module, config: TrainingConfig) -> Adapters:
+def _smaller_side(layer: Any) -> int:
+    if isinstance(layer, nn.Linear):  # of quantised ones the weight has another shape
+        return min(layer.out_features, layer.in_features)
+    return min(len(layer.weight), layer.weight[0].numel())
+
+
+def attach(denoiser: nn.Module, config: TrainingConfig, quantised: Quantised | None = None) -> Adapters:
     """Put adapters on ``denoiser``, in place, and let gradients flow to them alone. Its predictions do not change.
 
     A is drawn from (seed, 0, "lora"), B is zero. Raises BadInput where peft is missing or the layers do not take them.
@@ -122,7 +136,9 @@ def attach(denoiser: nn.Module, config: TrainingConfig) -> Adapters:
     pattern = "|".join(map(re.escape, names))
     settings = peft.LoraConfig(r=rank, lora_alpha=_alpha(config), target_modules=pattern)
     devices = [denoiser.device] if str(denoiser.device).startswith("cuda") else []
-    with torch.random.fork_rng(devices):  # what peft draws is drawn again below
+    # What peft draws is drawn again below; and it warns that it cannot merge into what torchao holds: it need not.
+    with torch.random.fork_rng(devices), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="TorchaoLoraLinear")
         peft.inject_adapter_in_model(settings, denoiser, ADAPTER)
     denoiser.requires_grad_(False)
     layers = {name: denoiser.get_submodule(name) for name in names}
@@ -136,7 +152,7 @@ def attach(denoiser: nn.Module, config: TrainingConfig) -> Adapters:
             b.zero_()
         pair = ((f"{name}.{half}.{ADAPTER}.weight", w) for half, w in (("lora_A", a), ("lora_B", b)))
         trained |= {path: weight.requires_grad_(True) for path, weight in pair}
-    return Adapters(denoiser, rank, _alpha(config), layers, trained)
+    return Adapters(denoiser, rank, _alpha(config), layers, trained, quantised)
 
 
 def _alpha(config: TrainingConfig) -> float:
