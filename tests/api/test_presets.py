@@ -72,6 +72,12 @@ def test_of_several_targets_only_concepts_are_told(pipeline):
     assert wanted[0].anchor == "an object" and wanted[0].prompts is None and wanted[1] == parse("class:dog")
 
 
+@pytest.mark.parametrize(("given", "rate"), [({}, 1e-5), ({"rank": 2}, 1e-4), ({"learning_rate": 0.5}, 0.5)])
+def test_without_a_preset_the_rate_is_the_familys(pipeline, given, rate):
+    record = erasediff.erase(pipeline, "concept:hat", anchor="a dog", **given, **PLAN).record
+    assert record["training"]["learning_rate"] == pytest.approx(rate)
+
+
 def test_refusals(pipeline, tmp_path, capsys):
     with pytest.raises(BadInput, match=r"preset 'stile' is unknown; did you mean style\?|preset 'stile' is unknown"):
         erasediff.erase(pipeline, "concept:hat", preset="stile", **PLAN)

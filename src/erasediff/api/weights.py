@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from erasediff.api.directory import RunDirectory
-from erasediff.families import lora
+from erasediff.families import FAMILIES, lora
 from erasediff.families.base import Model
 from erasediff.families.lora import Lora
 from erasediff.files import weight_hashes, write_atomic, write_json
@@ -29,6 +30,12 @@ def trained_weights(
         return base_entry(source, hashes)
     # The base is read again with every use of the LoRA, from wherever that is.
     return {**base_entry(source and source.absolute(), hashes), "lora": planned(model.denoiser, config)}
+
+
+def learning_rate(family: str, given: Mapping[str, Any]) -> dict[str, float]:
+    """The rate of a family's whole weights; for a LoRA on a large model ten times that, as in diffusers' scripts."""
+    rate = FAMILIES[family].learning_rate
+    return {"learning_rate": rate if given.get("rank") is None else max(rate, min(10 * rate, 1e-3))}
 
 
 def base_entry(source: Path | None, hashes: dict[str, str] | None) -> dict[str, Any]:

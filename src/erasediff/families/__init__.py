@@ -33,8 +33,8 @@ class Family:
     """What ``erasediff list families`` says of a family, and which pipeline classes it reads.
 
     ``load(directory) -> Model`` and ``adopt(pipeline) -> Model`` import their module only when they are called.
-    ``needs``: the optional extras that this takes. ``single_file`` writes a model to one file in the layout in which it
-    was first published.
+    ``needs``: the optional extras that this takes. ``learning_rate``: what its whole weights are erased at unless told.
+    ``single_file`` writes a model to one file in the layout in which it was first published.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Family:
     predictions: tuple[str, ...]
     exports: tuple[str, ...]
     needs: tuple[str, ...] = ()
+    learning_rate: float = 1e-5
     load: Callable[[Path], Any]
     adopt: Callable[[Any], Any]
     single_file: Callable[..., None] | None = None
@@ -65,6 +66,7 @@ UNET2D = Family(
     targets=("class", "samples"),
     predictions=("epsilon", "v_prediction", "sample"),
     exports=("full", "lora"),
+    learning_rate=1e-3,
     load=_later("unet2d", "load"),
     adopt=_later("unet2d", "adopt"),
 )
@@ -77,6 +79,7 @@ DIT = Family(
     targets=("class", "samples"),
     predictions=("epsilon",),
     exports=("full", "lora"),
+    learning_rate=1e-4,
     load=_later("dit", "load"),
     adopt=_later("dit", "adopt"),
 )
