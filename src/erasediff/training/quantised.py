@@ -82,7 +82,7 @@ class _Product(torch.autograd.Function):
         ctx.save_for_backward(values, scales)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         weight = ctx.unpack(*ctx.saved_tensors)
         return gradient.to(weight.dtype) @ weight, None, None, None
 
@@ -108,9 +108,7 @@ def quantise(denoiser: nn.Module, config: TrainingConfig, device: torch.device) 
         return None
     layers, dtype = linear_layers(denoiser), COMPUTE[config.mixed_precision]
     if not layers:
-        raise BadInput(
-            f"quantize {kind} means Linear layers, and this {type(denoiser).__name__} has none; leave it out"
-        )
+        raise BadInput(f"quantize {kind} is for Linear layers, and a {type(denoiser).__name__} has none; leave it out")
     _probe(kind, dtype, device)
     for name, layer in layers.items():
         replace_module(denoiser, name, QuantisedLinear(layer, kind, dtype, device))
@@ -130,10 +128,10 @@ def package(name: str, what: str) -> Any:
 
 def no_kernel(what: str, device: torch.device, error: Exception) -> BadInput:
     """The refusal of what bitsandbytes could not do on ``device``."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
     return BadInput(
-        f"{what} does not work on {device.type} with the bitsandbytes that is installed: {reason}; leave it out, or take "
-        "the version of constraints.txt"
+        f"{what} does not work on {device.type} with the bitsandbytes that is installed: {reason}; leave it out, or "
+        "take the version of constraints.txt"
     )
 
 
