@@ -141,3 +141,17 @@ def test_an_audit_searches_for_words_and_says_which_it_found(pipeline, captioned
     page = (tmp_path / "audit" / "report.html").read_text()
     assert "Pseudo-words fitted" in page
     assert "arxiv.org/abs/2310.11868" in page and "arxiv.org/abs/2310.10012" in page
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["hat", "dog", "hat"], "two classes of .* are asked alike, 'hat'"),
+        (["hat", "", "dog"], "class 1 of .* no name"),
+    ],
+)
+def test_classes_that_words_cannot_tell_apart_are_refused(names, said):
+    images = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3), dtype=np.uint8)
+    data = build("same", images, np.arange(30) % 3, class_names=names)
+    with pytest.raises(BadInput, match=said):
+        erasediff.erase(_tiny_text.stable_diffusion(), "class:dog", data, dry_run=True, quiet=True)

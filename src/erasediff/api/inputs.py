@@ -61,7 +61,20 @@ def asked_in_words(model: Model, data: ImageData, template: str | None, anchor: 
     check_template(template)
     names = data.class_names if data.labels is not None else ()
     prompts = [(template or PLAIN).replace(PLAIN, name) for name in names]
+    _check_distinct(prompts, data)
     return model.with_prompts([p for p in prompts if p], anchor=anchor)
+
+
+def _check_distinct(prompts: Sequence[str], data: ImageData) -> None:
+    """Raise BadInput for classes that are asked in the same words, or in none: labels would mean other prompts.
+
+    The null prompt may be the last, where it is the null condition.
+    """
+    twice = next((p for row, p in enumerate(prompts) if p in prompts[:row]), None)
+    if twice is not None:
+        raise BadInput(f"two classes of {data.spec} are asked alike, {twice!r}; give every class a name of its own")
+    if "" in prompts[:-1]:
+        raise BadInput(f"class {list(prompts).index('')} of {data.spec} has no name to be asked by; name it")
 
 
 def check_template(template: str | None) -> None:

@@ -39,9 +39,9 @@ class TrainingConfig:
         rank: train a LoRA of this rank on the layers that parameters means, and leave the weights themselves alone:
             Linear layers of a named set, Conv2d layers too where a glob names them.
         lora_alpha: the LoRA's scale is this divided by the rank; by default it is the rank.
-        quantize: hold the Linear layers under a LoRA in fewer bits while it is trained: int8 (8 bits, torchao) or nf4
-            (4 bits, bitsandbytes); the LoRA is then merged into the weights as they were. Only with a rank.
-        use_8bit_adam: keep Adam's moments in 8 bits (bitsandbytes), for weights of 4096 elements and more.
+        quantize: hold the Linear layers under a LoRA in fewer bits while it is trained, int8 or nf4 (bitsandbytes); the
+            LoRA is then merged into the weights as they were. Only with a rank.
+        use_8bit_adam: hold Adam's moments in 8 bits (bitsandbytes), for weights of 4096 elements and more.
         checkpointing_steps: a checkpoint every so many steps; 0 for none but the one an interrupt writes.
         checkpoints_total_limit: the newest checkpoints that are kept.
         slack_tolerance: stop when the moving average of the slack is at most this share of the first step's slack.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -136,9 +135,7 @@ def attach(denoiser: nn.Module, config: TrainingConfig, quantised: Quantised | N
     pattern = "|".join(map(re.escape, names))
     settings = peft.LoraConfig(r=rank, lora_alpha=_alpha(config), target_modules=pattern)
     devices = [denoiser.device] if str(denoiser.device).startswith("cuda") else []
-    # What peft draws is drawn again below; and it warns that it cannot merge into what torchao holds: it need not.
-    with torch.random.fork_rng(devices), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="TorchaoLoraLinear")
+    with torch.random.fork_rng(devices):  # what peft draws is drawn again below
         peft.inject_adapter_in_model(settings, denoiser, ADAPTER)
     denoiser.requires_grad_(False)
     layers = {name: denoiser.get_submodule(name) for name in names}

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from math import ceil, prod
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from erasediff.training import optimizer, quantised
 from erasediff.training.config import TrainingConfig
@@ -74,10 +74,10 @@ def estimate(
         text: bytes of the table of prompts.
     """
     shapes = trained_shapes(denoiser, config)
-    trained, whole = FLOAT * sum(map(prod, shapes)), _bytes(denoiser)
+    trained, whole = FLOAT * sum(map(prod, shapes)), _bytes(*denoiser.parameters(), *denoiser.buffers())
     lora = config.rank is not None
     return Memory(
-        denoiser=whole if config.quantize is None else _quantised_bytes(denoiser, config, whole),
+        denoiser=whole if config.quantize is None else _quantised_bytes(denoiser, config.quantize, whole),
         adapters=trained if lora else 0,
         frozen_copy=whole if frozen and not lora else 0,
         gradients=gradient_lists * trained,
@@ -106,26 +106,22 @@ def _pair(layer: nn.Module, rank: int) -> list[Shape]:
     return [(rank, inputs, *kernel), (outputs, rank, *(1 for _ in kernel))]
 
 
-def _bytes(module: nn.Module) -> int:
-    tensors = [*module.parameters(), *module.buffers()]
+def _bytes(*tensors: Tensor) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def _quantised_bytes(denoiser: nn.Module, config: TrainingConfig, whole: int) -> int:
-    bias = quantised.COMPUTE[config.mixed_precision].itemsize
-    held = SIZES[config.quantize or ""]
-    for layer in quantised.linear_layers(denoiser).values():
-        whole += held(layer) - _bytes(layer) + (0 if layer.bias is None else bias * layer.out_features)
-    return whole
+def _quantised_bytes(denoiser: nn.Module, kind: str, whole: int) -> int:
+    packed = SIZES[kind]
+    return whole + sum(packed(layer) - _bytes(layer.weight) for layer in quantised.linear_layers(denoiser).values())
 
 
 def _int8(layer: nn.Linear) -> int:
-    return layer.in_features * layer.out_features + (FLOAT + 1) * layer.out_features  # a scale and a zero point a row
+    return layer.in_features * layer.out_features + FLOAT * layer.out_features
 
 
 def _nf4(layer: nn.Linear) -> int:
     count = layer.in_features * layer.out_features
-    return ceil(count / 2) + FLOAT * ceil(count / quantised.BLOCK) + FLOAT * 16  # with its table of 16 values
+    return ceil(count / 2) + FLOAT * ceil(count / quantised.BLOCK)
 
 
 SIZES: dict[str, Callable[[nn.Linear], int]] = {"int8": _int8, "nf4": _nf4}

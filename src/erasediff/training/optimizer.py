@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from erasediff.errors import BadInput
 from erasediff.training.config import TrainingConfig
-from erasediff.training.quantised import package
+from erasediff.training.quantised import FAILURES, no_kernel, package
 
 LEAST = 4096  # elements of the smallest weight whose moments bitsandbytes holds in 8 bits
 BLOCK = 256  # of them share a scale
@@ -43,9 +42,5 @@ def _probe(library: Any, device: torch.device) -> None:
     weight.grad = torch.ones_like(weight)
     try:
         library.AdamW8bit([weight], lr=1e-3).step()
-    except (RuntimeError, NotImplementedError, AttributeError, ValueError, TypeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BadInput(
-            f"use_8bit_adam does not work on {device.type} with the version of bitsandbytes that is installed: "
-            f"{reason}; leave it out, or take the versions of constraints.txt"
-        ) from error
+    except FAILURES as error:
+        raise no_kernel("use_8bit_adam", device, error) from error
