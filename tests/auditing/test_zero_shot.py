@@ -1,6 +1,6 @@
 """The judge that was not trained: on planted embeddings, and how far it is trusted."""
 
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -94,7 +94,7 @@ def test_refusals(squares):
     with pytest.raises(BadInput, match="same text apart: 'x'"):
         ZeroShot(clip=Planted(), texts=("x", "x"), class_names=("a", "b"))
     with pytest.raises(BadInput, match="has no labels; give data with class folders or captions"):
-        judge_for("clip", SimpleNamespace(labels=None, spec="photos"), 0, quiet=True, clip=Planted())
+        judge_for("clip", replace(squares, labels=None), 0, quiet=True, clip=Planted())
     with pytest.raises(BadInput, match="features clip needs a CLIP model, and none is fetched by default"):
         clip_for(None, classifier=None, features="clip")
     assert clip_for(None, classifier=None, features="pixels") is None

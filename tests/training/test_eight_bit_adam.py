@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tests.conftest import make_squares
-from tests.training.test_lora import CONFIG, session
+from tests.training.test_lora_training import CONFIG, session
 
 import erasediff
 from erasediff.errors import BadInput

@@ -10,7 +10,7 @@ import torch
 from tests.api._lora_runs import captioned
 from tests.conftest import make_squares
 from tests.families import _tiny_text
-from tests.training.test_lora import CONFIG, MODELS, asked, session
+from tests.training.test_lora_training import CONFIG, MODELS, asked, session
 from torch import nn
 
 import erasediff
