@@ -7,6 +7,7 @@ is noised, asked and drawn from.
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,7 +47,7 @@ class Width:
 
 
 @dataclass
-class Worded:
+class Worded(ABC):
     """A denoiser with its frozen VAE, text encoders and tokenizers; see :class:`erasediff.families.base.Model`.
 
     The classes are the prompts of ``table``: label c is prompt c, and the last row, the empty prompt, is the null
@@ -76,14 +77,14 @@ class Worded:
     TEXT_MAPS: ClassVar[Mapping[str, str]] = CROSS_ATTENTION
 
     @classmethod
+    @abstractmethod
     def widths(cls, pipeline: Any) -> list[Width]:
         """What must agree between the parts of a pipeline of this family."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def noised_by(cls, pipeline: Any) -> NoisingProtocol:
         """How the pipeline's denoiser was trained to be noised."""
-        raise NotImplementedError
 
     def limits(self) -> dict[str, int]:
         """The longest prompt that is read, in tokens with start and end, by the name of the tokenizer."""
@@ -94,16 +95,16 @@ class Worded:
         """How many tokens a pipeline asks for where that is less than a tokenizer makes, by the tokenizer's name."""
         return {}
 
+    @abstractmethod
     def embedded(self, pipeline: Any, prompt: str) -> dict[str, Tensor]:
         """What the text encoders say of a prompt, by the name under which it is asked: tensors [1, ...]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def predicted(self, denoiser: Any, x_t: Tensor, t: Tensor, text: dict[str, Tensor]) -> Tensor:
         """The prediction [B, C, H, W] under ``text`` [B, ...] by name."""
-        raise NotImplementedError
 
-    def sampler(self, num_inference_steps: int) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def sampler(self, num_inference_steps: int) -> Any: ...
 
     @property
     def cells(self) -> tuple[int, int]:
