@@ -17,14 +17,13 @@ from erasediff.api.directory import RunDirectory
 from erasediff.api.inputs import PLAIN
 from erasediff.api.needs import check_needs, name_of
 from erasediff.api.run import Run, peak_memory
+from erasediff.api.weights import keep
 from erasediff.data.sources import ImageData
 from erasediff.data.targets import Class, Concept, Target
 from erasediff.errors import BadInput, listing
 from erasediff.families.base import Model, ReadsText
-from erasediff.files import weight_hashes, write_atomic, write_json
 from erasediff.methods import METHODS
 from erasediff.methods.base import Concepts, Method, WeightEdit
-from erasediff.report.card import model_card
 from erasediff.training.config import TrainingConfig
 from erasediff.training.loop import put
 from erasediff.training.processes import Processes
@@ -153,14 +152,7 @@ def run_edit(
         },
     }
     if place is not None and processes.is_main:
-        _write(model, record, place)
+        place.open(record, fresh=True)
+        record = keep(model, None, record, place)
     processes.wait()
     return Run(model, [], record, place.path if place is not None else None)
-
-
-def _write(model: Model, record: dict[str, Any], place: RunDirectory) -> None:
-    place.open(record, fresh=True)
-    model.save(place.model)
-    record["weights"] = weight_hashes(place.model)
-    write_json(place.record, record)
-    write_atomic(place.card, model_card(record, None))

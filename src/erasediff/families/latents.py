@@ -57,23 +57,24 @@ class Latents:
 
     def encode(self, images: Tensor) -> Tensor:
         """Images [B, C, H, W] in [-1, 1] -> latents [B, c, h, w], without a graph, in the dtype of ``images``."""
-        vae, (shift, scale) = self._beside(images), self._affine(images)
-        rows = max(1, AT_ONCE // images.shape[-2:].numel())
-        with torch.no_grad():
-            parts = [vae.encode(part.to(vae.dtype)).latent_dist.mode() for part in images.split(rows)]
-            return (torch.cat(parts).to(images.dtype) - shift) * scale
+        shift, scale = self._affine(images)
+        return (torch.cat([d.mode() for d in self._posteriors(images)]).to(images.dtype) - shift) * scale
 
     def moments(self, images: Tensor) -> Tensor:
         """Images [B, C, H, W] -> mean and standard deviation of each latent's posterior [B, 2, c, h, w], float32.
 
         The mean is what :meth:`encode` gives.
         """
-        vae, (shift, scale) = self._beside(images), self._affine(images)
-        rows = max(1, AT_ONCE // images.shape[-2:].numel())
-        with torch.no_grad():
-            found = [vae.encode(part.to(vae.dtype)).latent_dist for part in images.split(rows)]
-            mean = (torch.cat([d.mode() for d in found]).to(images.dtype) - shift) * scale
-            return torch.stack([mean, torch.cat([d.std for d in found]).to(images.dtype) * scale], 1)
+        shift, scale = self._affine(images)
+        found = self._posteriors(images)
+        mean = (torch.cat([d.mode() for d in found]).to(images.dtype) - shift) * scale
+        return torch.stack([mean, torch.cat([d.std for d in found]).to(images.dtype) * scale], 1)
+
+    @torch.no_grad()
+    def _posteriors(self, images: Tensor) -> list[Any]:
+        """What the VAE says of ``images``, as many at a time as memory allows."""
+        vae, rows = self._beside(images), max(1, AT_ONCE // images.shape[-2:].numel())
+        return [vae.encode(part.to(vae.dtype)).latent_dist for part in images.split(rows)]
 
     def rest(self) -> None:
         """Leave the accelerator: nothing is encoded or drawn for a while. The next call comes back by itself."""
