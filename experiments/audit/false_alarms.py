@@ -38,9 +38,8 @@ def main() -> None:
         bench = Bench(given.output_dir / str(seed), data, given.target, seed, given)
         others = {"base": bench.base(), "retrained": bench.second()}
         subjects = Subjects.load(bench.case("retrained"), others, given.target, data)
-        question = subjects.question(
-            goal="data", judge=judge, features="classifier", suite=SUITE, guidance_scale=1.5, seed=seed
-        )
+        how = {"guidance_scale": 1.5, "mixed_precision": given.mixed_precision, "seed": seed}
+        question = subjects.question(goal="data", judge=judge, features="classifier", suite=SUITE, **how)
         found = answers(Examination.plan(subjects.models, question, Cache(bench.place / "cache")))
         for number in range(given.resamples):
             rng = np.random.default_rng([seed, number])

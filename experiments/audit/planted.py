@@ -4,7 +4,9 @@
     python experiments/audit/planted.py small-mnist.npz --output_dir runs/planted-mnist --target class:4 \\
         --seeds 0 1 2 --max_train_steps 3000 --erase_steps 120
 
-Models and answers that are there already are kept, so an interrupted call goes on. Writes results.json and matrix.md.
+Models and answers that are there already are kept, so an interrupted call goes on. ``--mixed_precision bf16`` makes the
+audits about twice as fast on a CPU; those that drew in another precision are then made again. Writes results.json and
+matrix.md.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from erasediff.data import sources, targets
 from erasediff.data.sources import ImageData
 from erasediff.families import load
 from erasediff.families.base import Model
+from erasediff.families.precision import AUTOCAST, FULL
 from erasediff.files import write_atomic, write_json
 
 SIZES = {"forget": 250, "per_class": 80, "unconditional": 400, "num_inference_steps": 12, "resamples": 50}
@@ -140,13 +143,21 @@ class Bench:
 
     def audited(self, name: str, judge: Judge | None, **changes: Any) -> Audit:
         """The case against its base and the second retrained model, by every attack."""
-        asked = {"seed": self.seed, "suite": SUITE, "classifier": judge, "cache_dir": self.place / "cache", **changes}
+        asked = {"seed": self.seed, "suite": SUITE, "classifier": judge, "cache_dir": self.place / "cache"}
+        asked |= {"mixed_precision": self.given.mixed_precision, **changes}
         models = {"base": self.base(), "retrained": self.second()}
         return audit(self.case(name), target=self.target, data=self.data, quiet=True, **models, **asked)
 
 
 def folder_of(case: str) -> str:
     return case.replace(", ", "-").replace(" ", "-")
+
+
+def precision_of(path: Path) -> str | None:
+    """In which precision the audit drew that is there; earlier ones knew only one."""
+    if not path.exists():
+        return None
+    return str(json.loads(path.read_text())["setting"].get("mixed_precision", FULL))
 
 
 def arguments(text: str) -> argparse.ArgumentParser:
@@ -159,6 +170,7 @@ def arguments(text: str) -> argparse.ArgumentParser:
     parser.add_argument("--cases", nargs="+", default=list(EXPECTED), choices=list(EXPECTED))
     parser.add_argument("--max_train_steps", type=int, default=700)
     parser.add_argument("--erase_steps", type=int, default=80)
+    parser.add_argument("--mixed_precision", default=FULL, choices=list(AUTOCAST), help="of the audits, not the models")
     return parser
 
 
@@ -170,8 +182,8 @@ def main() -> None:
         bench = Bench(given.output_dir / str(seed), data, given.target, seed, given)
         for name in given.cases:
             place = bench.audits(name)
-            if not (place / "audit.json").exists():
-                bench.audited(name, judge, output_dir=place)
+            if precision_of(place / "audit.json") != given.mixed_precision:
+                bench.audited(name, judge, output_dir=place, overwrite=True)
             verdict = json.loads((place / "audit.json").read_text())["verdict"]
             print(seed, name, verdict["level"], verdict["exposed_by"], flush=True)
     _report(given)
@@ -184,7 +196,9 @@ def _report(given: argparse.Namespace) -> None:
         name = next(n for n in EXPECTED if folder_of(n) == path.parent.name)
         level = record["verdict"]["level"]
         right = level in EXPECTED[name]
-        rows.append({"seed": int(path.parts[-4]), "case": name, "right": right, **record["verdict"]})
+        drawn = record["setting"].get("mixed_precision", FULL)
+        found = {"seed": int(path.parts[-4]), "case": name, "right": right, "mixed_precision": drawn}
+        rows.append({**found, **record["verdict"]})
         for c in record["setting"]["comparisons"]:
             told.setdefault(c["name"], {}).setdefault(name, []).append(c)
     summary = {"verdicts": rows, "right": sum(r["right"] for r in rows), "of": len(rows)}

@@ -26,6 +26,7 @@ from erasediff.auditing.suite import Suite
 from erasediff.auditing.suites import SUITES, with_attacks
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, check_one_of, listing
+from erasediff.families.precision import AUTOCAST, FULL
 from erasediff.files import read_json, sha256, writable, write_atomic, write_json
 from erasediff.provenance import machine, versions
 from erasediff.report.card import model_card
@@ -82,6 +83,7 @@ def audit(
     features: str = "classifier",
     clip: str | Path | Clip | None = None,
     guidance_scale: float = 1.5,
+    mixed_precision: str = FULL,
     prompt_template: str | None = None,
     seed: int = 0,
     require: Sequence[str] = (),
@@ -111,6 +113,8 @@ def audit(
         clip: a CLIP model in safetensors (directory or Hub id): CLIP scores of models that are asked in words, and what
             ``classifier="clip"`` and ``features="clip"`` ask.
         guidance_scale: classifier-free guidance of conditional samples.
+        mixed_precision: no, bf16 or fp16: of the denoiser where images are drawn and where relearning and retain
+            training train copies; scores, searches and instruments are fp32 in any case.
         prompt_template: for models asked in words, other words than those of the erasure: ``{} on a table``.
         require: lines like ``forget_rate<=0.02``, checked on the erased model after everything is written.
         request: words of the deletion request; a deletion record (record.json, record.html) is then written too.
@@ -124,6 +128,7 @@ def audit(
     chosen = _suite(suite, attacks)
     check_one_of("goal", goal, GOALS)
     check_one_of("features", features, EXTRACTORS)
+    check_one_of("mixed_precision", mixed_precision, AUTOCAST)
     for line in require:
         parse_requirement(line)
     place = Path(output_dir) if output_dir is not None else None
@@ -134,6 +139,8 @@ def audit(
     subjects = Subjects.load(model, others, target, data, prompt_template)
     settings = {"goal": goal, "suite": chosen, "features": features, "guidance_scale": guidance_scale, "seed": seed}
     worded = {} if prompt_template is None else {"prompt_template": prompt_template}
+    # As it was asked before there was a choice: an old audit may be repeated.
+    worded |= {} if mixed_precision == FULL else {"mixed_precision": mixed_precision}
     worded |= {} if seen is None else {"clip": seen.title if isinstance(clip, Clip) else str(clip)}
     asked = _asked(subjects, {ERASED: model, **others}, {**settings, **worded, "classifier": classifier})
     if place is not None and not overwrite:
@@ -141,7 +148,8 @@ def audit(
     kept = Path(cache_dir) if cache_dir is not None else place / "cache" if place is not None else None
     judge = judge_for(classifier, subjects.images, seed, quiet=quiet, kept=kept, clip=seen, texts=subjects.texts)
     features = "pixels" if judge is None and features == "classifier" else features
-    question = subjects.question(judge=judge, clip=seen, **{**settings, "features": features})
+    decided = {**settings, "features": features, "mixed_precision": mixed_precision}
+    question = subjects.question(judge=judge, clip=seen, **decided)
     with writable(kept) if kept is not None else nullcontext():
         result, pictures = _examined(subjects, question, kept, show_forget_images, quiet=quiet, say=say)
     result.setting.update(

@@ -12,6 +12,7 @@ from erasediff.api.directory import read_run
 from erasediff.api.run import MAY_DIFFER
 from erasediff.auditing.result import ERASED, AuditResult
 from erasediff.errors import BadInput, listing
+from erasediff.families.precision import FULL
 from erasediff.files import read_json
 from erasediff.report.aggregate import COMPLETED, CONTROL, COSTS, DIVERGED, MODEL, NOT_RUN, RunRow
 
@@ -19,7 +20,7 @@ AUDIT = "audit.json"
 EARLIER = "earlier_cost.json"
 """What a run had cost before it was resumed; run.json counts only what its last process did."""
 OTHERS = {"base": MODEL, "retrained": MODEL, "control": CONTROL}
-ALIKE = ("suite", "features", "classifier", "clip", "guidance_scale", "seed", "data")
+ALIKE = ("suite", "features", "classifier", "clip", "guidance_scale", "mixed_precision", "seed", "data")
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def check_comparable(entries: Sequence[Entry]) -> None:
 
 def differences(rows: Sequence[RunRow]) -> list[str]:
     """Sentences on what the audits do not share: numbers of other instruments are not comparable."""
-    audits = [r.setting for r in rows if r.setting and r.kind != MODEL]
+    audits = [{"mixed_precision": FULL, **r.setting} for r in rows if r.setting and r.kind != MODEL]
     made = []
     for key in ALIKE:
         values = list(dict.fromkeys(json.dumps(a.get(key), sort_keys=True, default=str) for a in audits))

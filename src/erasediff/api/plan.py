@@ -17,6 +17,7 @@ from erasediff.auditing.suite import Suite
 from erasediff.auditing.suites import SUITES, with_attacks
 from erasediff.data.targets import Target
 from erasediff.errors import BadInput, check_one_of, listing, unknown
+from erasediff.families.precision import AUTOCAST, FULL
 from erasediff.methods.base import Method
 from erasediff.report.rivals import MEASURES
 from erasediff.training.config import ERASE_DEFAULTS, TrainingConfig
@@ -30,7 +31,7 @@ KEYS = {
     "seeds": "seeds of the runs",
     "methods": "label -> method, its fields, training, seeds, targets",
     "training": "settings of the loop for all methods",
-    "audit": "suite and its sizes, classifier, features, clip, guidance_scale, seed",
+    "audit": "suite and its sizes, classifier, features, clip, guidance_scale, mixed_precision, seed",
     "control": "label of the control, which is fine-tuned and does not try to forget",
     "reference": "label that the others are tested and timed against",
     "margins": "measure -> difference below which two methods count as equal",
@@ -39,7 +40,14 @@ KEYS = {
 RESERVED = ("base", "retrained")
 METHOD_KEYS = ("method", "training", "seeds", "targets")
 ATTACKED = ("extraction", "membership")  # cheap, and for a target of samples the very question
-AUDIT_FIELDS = {"classifier": str, "features": str, "clip": str, "guidance_scale": float, "seed": int}
+AUDIT_FIELDS = {
+    "classifier": str,
+    "features": str,
+    "clip": str,
+    "guidance_scale": float,
+    "mixed_precision": str,
+    "seed": int,
+}
 
 
 @dataclass(frozen=True)
@@ -217,6 +225,9 @@ def _audit(given: Any) -> tuple[Suite, dict[str, Any]]:
     suite = replace(suite, **changed, name=", ".join([named, *said]))
     given_fields = {k: kind for k, kind in AUDIT_FIELDS.items() if settings.get(k) is not None}
     rest = {k: converted(f"audit: {k}", kind, settings[k]) for k, kind in given_fields.items()}
+    check_one_of("audit: mixed_precision", rest.get("mixed_precision", FULL), AUTOCAST)
+    if rest.get("mixed_precision") == FULL:  # as in plans from before there was a choice: their audits are still good
+        del rest["mixed_precision"]
     return suite, {"features": "classifier", "guidance_scale": 1.5, "seed": 0, **rest}
 
 

@@ -26,6 +26,7 @@ from erasediff.auditing.result import ERASED, AuditResult
 from erasediff.data import targets
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, check_one_of
+from erasediff.families.precision import FULL
 from erasediff.files import alone_in, read_json, weight_hashes, write_atomic, write_json
 from erasediff.report.aggregate import COMPLETED, CONTROL, DIVERGED, METHOD, MODEL, NOT_RUN, RunRow
 from erasediff.report.card import model_card
@@ -202,6 +203,7 @@ def _examined(
         features=settings["features"],
         clip=settings.get("clip"),
         guidance_scale=settings["guidance_scale"],
+        mixed_precision=settings.get("mixed_precision", FULL),
         seed=settings["seed"],
         quiet=shop.quiet,
     )

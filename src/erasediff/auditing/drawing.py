@@ -31,6 +31,7 @@ from erasediff.auditing.metrics.neighbours import neighbour_measurement, neighbo
 from erasediff.auditing.question import Question
 from erasediff.auditing.result import Measurement
 from erasediff.families.base import AskedInWords, Model
+from erasediff.families.precision import autocast
 
 TIMED = 32  # images, to tell the pace of this machine
 SHOWN = 10  # pictures of each kind in the report
@@ -100,7 +101,9 @@ class Subject:
         took = []
         for _ in range(3):  # the first may compile, or fetch memory
             began = time.perf_counter()
-            float(self.model.ask(self.model.denoiser, x_T, labels, asked).float().sum())  # waits for the device
+            with autocast(x_T.device, self.question.mixed_precision):
+                answer = self.model.ask(self.model.denoiser, x_T, labels, asked)
+            float(answer.float().sum())  # waits for the device
             took.append((time.perf_counter() - began) / TIMED)
         return min(took)
 
@@ -135,6 +138,7 @@ class Subject:
                 seed=question.seed,
                 guidance_scale=question.guidance_scale,
                 num_inference_steps=question.suite.num_inference_steps,
+                mixed_precision=question.mixed_precision,
                 sampling_seeds=question.suite.sampling_seeds,
                 on_batch=partial(_tell, question, passed),
             )

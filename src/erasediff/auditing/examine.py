@@ -236,6 +236,7 @@ def _setting(question: Question) -> dict[str, Any]:
         **seen,
         "suite": question.suite.to_dict(),
         "guidance_scale": question.guidance_scale,
+        "mixed_precision": question.mixed_precision,
         "seed": question.seed,
         "sampler": "DPM-Solver++ (multistep, order 2) on the model's own noise schedule",
         "features": question.features,

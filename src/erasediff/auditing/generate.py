@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from erasediff.families.base import Model
+from erasediff.families.precision import FULL
 from erasediff.families.sampling import sample
 from erasediff.randomness import generator
 
@@ -46,6 +47,7 @@ def images(
     kind: str,
     guidance_scale: float,
     num_inference_steps: int,
+    mixed_precision: str = FULL,
     sampling_seeds: int = 1,
     denoiser: nn.Module | None = None,
     on_batch: Callable[[int], None] | None = None,
@@ -71,6 +73,7 @@ def images(
                 null,
                 guidance_scale=1.0 if labels is None else guidance_scale,
                 num_inference_steps=num_inference_steps,
+                mixed_precision=mixed_precision,
                 denoiser=asked,
             ).cpu()
         )

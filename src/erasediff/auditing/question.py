@@ -18,14 +18,16 @@ from erasediff.auditing.suite import Suite
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput
 from erasediff.families.base import Model
+from erasediff.families.precision import FULL
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
     """One audit's question. ``forget``, ``retain``: data indices; ``classes``: those that were to be forgotten.
 
-    ``gone``: classes that had been forgotten before: neither asked about nor judged as retained. ``clip``: a CLIP
-    model, where one was given, for CLIP scores and features.
+    ``mixed_precision`` (no, bf16 or fp16): in which images are drawn and copies trained; scores and instruments are
+    always fp32. ``gone``: classes that had been forgotten before: neither asked about nor judged as retained.
+    ``clip``: a CLIP model, where one was given, for CLIP scores and features.
     """
 
     target: str
@@ -39,6 +41,7 @@ class Question:
     suite: Suite
     guidance_scale: float
     seed: int
+    mixed_precision: str = FULL
     gone: tuple[int, ...] = ()
     clip: Clip | None = None
     say: Callable[[str], None] = lambda text: None
@@ -120,6 +123,8 @@ class Question:
         """SHA-256 of everything in the question that an answer depends on, budgets left out."""
         parts = [self.target, self.data.fingerprint(), self.features, self.guidance_scale, self.seed]
         digest = hashlib.sha256(repr([*parts, self.classes, self.gone]).encode())
+        if self.mixed_precision != FULL:  # answers from before there was a choice are still good
+            digest.update(self.mixed_precision.encode())
         for indices in (self.forget, self.retain):
             digest.update(indices.numpy().tobytes())
         if self.judge is not None:

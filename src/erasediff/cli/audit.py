@@ -49,6 +49,12 @@ def parser() -> Parser:
     )
     made.add_argument("--guidance_scale", type=float, default=GIVEN, help="of conditional samples (default: 1.5)")
     made.add_argument(
+        "--mixed_precision",
+        metavar="no|bf16|fp16",
+        default=GIVEN,
+        help="of the denoiser where images are drawn and copies trained further; scores stay fp32 (default: no)",
+    )
+    made.add_argument(
         "--prompt_template",
         metavar="TEXT",
         default=GIVEN,

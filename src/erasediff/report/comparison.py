@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from erasediff.families.precision import FULL
 from erasediff.report import pareto, race_curves
 from erasediff.report.aggregate import CONTROL, MODEL, Aggregate
 from erasediff.report.compared import Comparison
@@ -170,6 +171,8 @@ def _instrument(setting: Any) -> str:
     judge = (setting.get("classifier") or {}).get("name", "no classifier")
     suite = (setting.get("suite") or {}).get("name", "?")
     drawn = f"guidance scale {setting.get('guidance_scale')}; sampling seed {setting.get('seed')}"
+    half = setting.get("mixed_precision", FULL)
+    drawn += "" if half == FULL else f"; drawn in {half}"
     return f"{judge}; features {setting.get('features')}; suite {suite}; {drawn}"
 
 

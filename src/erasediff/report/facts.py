@@ -102,6 +102,7 @@ def command(result: AuditResult) -> str:
         "suite": _mapping(setting.get("suite")).get("name"),
         "features": setting.get("features"),
         "guidance_scale": setting.get("guidance_scale"),
+        "mixed_precision": setting.get("mixed_precision"),
         "seed": setting.get("seed"),
         "classifier": _mapping(setting.get("request")).get("classifier"),
         "prompt_template": _mapping(setting.get("request")).get("prompt_template"),

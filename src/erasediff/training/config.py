@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from erasediff.errors import BadInput, check_one_of
+from erasediff.families.precision import AUTOCAST, FULL
 from erasediff.training.parameters import AUTO, SETS
 
-PRECISIONS = ("no", "bf16", "fp16")
 QUANTISATIONS = ("int8", "nf4")
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
 
@@ -65,7 +65,7 @@ class TrainingConfig:
     adam_epsilon: float = 1e-8
     use_ema: bool = True
     ema_decay: float = 0.999
-    mixed_precision: str = "no"
+    mixed_precision: str = FULL
     seed: int = 0
     parameters: str = field(default=AUTO, metadata={"names": tuple(SETS)})
     rank: int | None = None
@@ -105,7 +105,7 @@ class TrainingConfig:
         for name in ("adam_beta1", "adam_beta2", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise BadInput(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        for name, allowed in (("mixed_precision", PRECISIONS), ("lr_scheduler", SCHEDULES)):
+        for name, allowed in (("mixed_precision", AUTOCAST), ("lr_scheduler", SCHEDULES)):
             check_one_of(name, getattr(self, name), allowed)
 
     def decided(self) -> Self:

@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from erasediff.data.pairs import Batch
 from erasediff.errors import BadInput
 from erasediff.families.base import Condition, Model, Noisy, encoded_shape
+from erasediff.families.precision import FULL, autocast
 from erasediff.methods.base import JointObjective, Objective, Term
 from erasediff.randomness import derived_seed, generator
 from erasediff.solver.adam import Moments
@@ -27,7 +28,6 @@ from erasediff.training.processes import Processes
 BACKWARD = 2  # in forwards
 FORWARD_AND_BACKWARD = 1 + BACKWARD
 PER_SAMPLE = 2**28  # most numbers that the gradients of single samples may hold at a time: 1 GiB in fp32
-AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Context:
@@ -45,7 +45,7 @@ class Context:
         *,
         seed: int,
         micro_batch: int,
-        mixed_precision: str = "no",
+        mixed_precision: str = FULL,
         frozen: bool = True,
         dropout: bool = False,
         channels_last: bool = False,
@@ -55,7 +55,7 @@ class Context:
     ) -> None:
         self.model, self.trained, self.processes = model, list(trained.values()), processes
         self.seed, self.micro_batch, self.step = seed, micro_batch, 0
-        self.dtype = AUTOCAST[mixed_precision]
+        self.mixed_precision = mixed_precision
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.optimizer, self.sample_latents = optimizer, sample_latents
         # Weights [b, ...], a copy for each sample, while gradients are asked sample by sample; by parameter name.
@@ -135,9 +135,7 @@ class Context:
         return encoded_shape(self.model)
 
     def _autocast(self) -> AbstractContextManager[object]:
-        if self.dtype is None:
-            return nullcontext()
-        return torch.autocast(self.processes.device.type, self.dtype)
+        return autocast(self.processes.device, self.mixed_precision)
 
     def divergence(self, prediction: Tensor, target: Tensor) -> Tensor:
         return (prediction - target).square().flatten(1).mean(1)

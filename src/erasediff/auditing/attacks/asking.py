@@ -65,6 +65,7 @@ def asked_for_target(
         kind=kind,
         guidance_scale=question.guidance_scale,
         num_inference_steps=question.suite.num_inference_steps,
+        mixed_precision=question.mixed_precision,
         denoiser=denoiser,
         on_batch=on_batch,
     )

@@ -138,6 +138,7 @@ class ClassEmbedding:
             kind=f"{self.name}/{kind}",
             guidance_scale=question.guidance_scale,
             num_inference_steps=question.suite.num_inference_steps,
+            mixed_precision=question.mixed_precision,
             denoiser=pupil,
             on_batch=counted,
         )

@@ -69,6 +69,7 @@ class Extraction:
             kind=self.name,
             guidance_scale=question.guidance_scale,
             num_inference_steps=question.suite.num_inference_steps,
+            mixed_precision=question.mixed_precision,
             on_batch=on_batch,
         )
         copies = copied(drawn, data.floats(question.distinct), data.floats(question.retain))

@@ -90,6 +90,7 @@ class Guidance:
             kind=self.name,
             guidance_scale=scale,
             num_inference_steps=question.suite.num_inference_steps,
+            mixed_precision=question.mixed_precision,
             on_batch=counted,
         )
         return question.shows_target(drawn), question.called_target(drawn)

@@ -21,8 +21,9 @@ from erasediff.auditing.generate import BATCH
 from erasediff.auditing.result import Measurement
 from erasediff.auditing.statistics import bootstrap_mean
 from erasediff.errors import BadInput
-from erasediff.families.base import Condition, Model
-from erasediff.families.sampling import steps_at
+from erasediff.families.base import Model
+from erasediff.families.precision import FULL, autocast
+from erasediff.families.sampling import guided, steps_at
 from erasediff.randomness import generator
 
 FEWEST = 6
@@ -107,6 +108,7 @@ class ImageToImage:
                 strength=strength,
                 guidance_scale=question.guidance_scale,
                 num_inference_steps=question.suite.num_inference_steps,
+                mixed_precision=question.mixed_precision,
             )
             drawn.append(restored.cpu())
             question.tick(passes * len(rows))
@@ -135,6 +137,7 @@ def restore(
     strength: float,
     guidance_scale: float,
     num_inference_steps: int,
+    mixed_precision: str = FULL,
 ) -> tuple[Tensor, int]:
     """Noise ``x_0`` [B, C, H, W] by ``noise`` to ``strength`` and denoise it as the classes ``labels`` [B].
 
@@ -149,17 +152,10 @@ def restore(
     left = scheduler.timesteps[begin:]
     x = model.noising.noised(x_0, noise, steps_at(left[0], x_0)).x_t
     for t in left:
-        prediction = _guided(model, x, steps_at(t, x), condition, null, guidance_scale)
-        x = scheduler.step(prediction.float(), t, x).prev_sample
+        with autocast(x.device, mixed_precision):
+            prediction = guided(model, model.denoiser, x, steps_at(t, x), condition, null, guidance_scale)
+        x = scheduler.step(prediction, t, x).prev_sample
     return model.decode(x), len(left) * (1 if null is None else 2)
-
-
-def _guided(model: Model, x: Tensor, t: Tensor, condition: Condition, null: Condition, scale: float) -> Tensor:
-    if condition is None or null is None:
-        return model.ask(model.denoiser, x, t, condition)
-    both = model.ask(model.denoiser, torch.cat([x, x]), torch.cat([t, t]), torch.cat([condition, null]))
-    given, free = both.chunk(2)
-    return free + scale * (given - free)
 
 
 def _labels(scene: Scene, chosen: Tensor) -> Tensor:

@@ -94,6 +94,7 @@ class Nudity:
             kind=self.name,
             guidance_scale=1.0,
             num_inference_steps=steps,
+            mixed_precision=question.mixed_precision,
             on_batch=lambda count: question.tick(count * steps),  # type: ignore[arg-type]
         )
         found = []

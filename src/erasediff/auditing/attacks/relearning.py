@@ -25,6 +25,7 @@ from erasediff.auditing.statistics import CONFIDENCE, bootstrap_mean
 from erasediff.data.pairs import Pairs
 from erasediff.data.sources import ImageData
 from erasediff.families.base import Model
+from erasediff.families.precision import FULL
 from erasediff.methods.fine_tune import FineTune
 from erasediff.randomness import derived_seed, generator
 from erasediff.training.config import TrainingConfig
@@ -96,7 +97,7 @@ class Relearning:
             scene.model,
             scene.question.data,
             chosen,
-            configured(self.steps, self.learning_rate, _batch_size(len(chosen)), seed),
+            configured(self.steps, self.learning_rate, _batch_size(len(chosen)), seed, scene.question.mixed_precision),
             null_share=0.0,
             marks=marks_of(self.steps, self.points),
             watch=lambda pupil: asked_for_target(scene, pupil, self.samples, seed=seed, kind=self.name),
@@ -184,7 +185,9 @@ def while_training(
             yield watch(pupil)
 
 
-def configured(steps: int, learning_rate: float, batch_size: int, seed: int) -> TrainingConfig:
+def configured(
+    steps: int, learning_rate: float, batch_size: int, seed: int, mixed_precision: str = FULL
+) -> TrainingConfig:
     """Plain training of a copy: no average, no checkpoints. Raises BadInput for numbers out of range."""
     return TrainingConfig(
         max_train_steps=steps,
@@ -192,6 +195,7 @@ def configured(steps: int, learning_rate: float, batch_size: int, seed: int) -> 
         train_batch_size=batch_size,
         use_ema=False,
         checkpointing_steps=0,
+        mixed_precision=mixed_precision,
         seed=seed,
     )
 

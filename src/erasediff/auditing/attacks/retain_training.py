@@ -58,7 +58,7 @@ class RetainTraining:
             scene.model,
             question.data,
             question.retain,
-            configured(self.steps, self.learning_rate, BATCH, seed),
+            configured(self.steps, self.learning_rate, BATCH, seed, question.mixed_precision),
             null_share=NULL_SHARE,
             marks=marks,
             watch=lambda pupil: asked_for_target(scene, pupil, self.samples, seed=seed, kind=self.name),

@@ -102,6 +102,7 @@ def asked_with(
         kind=kind,
         guidance_scale=question.guidance_scale,
         num_inference_steps=question.suite.num_inference_steps,
+        mixed_precision=question.mixed_precision,
         denoiser=denoiser,
         on_batch=counted,
     )
