@@ -89,7 +89,7 @@ def test_an_image_that_is_noised_and_denoised_is_drawn_alike():
 
 
 def test_whoever_draws_in_an_audit_says_in_which_precision():
-    """The default of ``images`` is for callers outside; an attack that leaves it out would be drawn in fp32 unnoticed."""
+    """``images`` has a default for callers outside; an attack that leaves it out would draw in fp32 unnoticed."""
     root, calls = Path(erasediff.auditing.__file__).parent, []
     for path in root.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

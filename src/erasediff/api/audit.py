@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -34,7 +34,11 @@ from erasediff.report.numbers import duration
 from erasediff.report.page import render, write
 from erasediff.report.record import deletion_record, render_record
 
-GOALS = ("data", "concept")
+ALLOWED: dict[str, Iterable[str]] = {
+    "goal": ("data", "concept"),
+    "features": EXTRACTORS,
+    "mixed_precision": AUTOCAST,
+}
 FILES = ("audit.json", "report.html")
 
 
@@ -126,11 +130,7 @@ def audit(
         BadInput: input that cannot be audited. RequirementFailed: a requirement does not hold.
     """
     chosen = _suite(suite, attacks)
-    check_one_of("goal", goal, GOALS)
-    check_one_of("features", features, EXTRACTORS)
-    check_one_of("mixed_precision", mixed_precision, AUTOCAST)
-    for line in require:
-        parse_requirement(line)
+    _check(require, goal=goal, features=features, mixed_precision=mixed_precision)
     place = Path(output_dir) if output_dir is not None else None
     if request is not None and place is None:
         raise BadInput("a deletion record of the request is written beside the audit; give an output_dir")
@@ -166,6 +166,14 @@ def audit(
             _write_record(done, place, request)
     result.require(*require)
     return done
+
+
+def _check(require: Sequence[str], **given: str) -> None:
+    """What can be refused before anything is loaded."""
+    for name, value in given.items():
+        check_one_of(name, value, ALLOWED[name])
+    for line in require:
+        parse_requirement(line)
 
 
 def _suite(given: str | Suite, attacks: Sequence[str] | None) -> Suite:
