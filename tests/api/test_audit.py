@@ -87,6 +87,32 @@ def test_another_question_does_not_replace_an_audit(models, squares, tmp_path):
     assert json.loads((tmp_path / "a" / "audit.json").read_text())["setting"]["seed"] == 1
 
 
+def test_half_precision_is_recorded_and_its_answers_are_its_own(models, squares, tmp_path, counted):
+    place, kept = tmp_path / "a", tmp_path / "cache"
+    full = audited(models, squares, place, attacks=["membership"], cache_dir=kept)
+    setting = json.loads((place / "audit.json").read_text())["setting"]
+    # What was asked says nothing of it: an audit from before there was a choice may be repeated.
+    assert setting["mixed_precision"] == "no" and "mixed_precision" not in setting["request"]
+    with pytest.raises(BadInput, match="asked something else"):
+        audited(models, squares, place, attacks=["membership"], cache_dir=kept, mixed_precision="bf16")
+    counted.clear()
+    half = audited(models, squares, tmp_path / "b", attacks=["membership"], cache_dir=kept, mixed_precision="bf16")
+    assert counted
+    setting = json.loads((tmp_path / "b" / "audit.json").read_text())["setting"]
+    assert setting["mixed_precision"] == setting["request"]["mixed_precision"] == "bf16"
+    assert "--mixed_precision bf16" in half.html() and "--mixed_precision no" in full.html()
+    assert half.result.find("mia_auc_loss") == full.result.find("mia_auc_loss")
+    assert half.result.find("frechet_distance") != full.result.find("frechet_distance")
+    counted.clear()
+    audited(models, squares, tmp_path / "c", attacks=["membership"], cache_dir=kept)
+    assert counted == []
+
+
+def test_an_unknown_precision_is_refused_before_anything_is_loaded(squares):
+    with pytest.raises(BadInput, match=r"mixed_precision 'half' is unknown.*; allowed: no, bf16, fp16"):
+        erasediff.audit("nowhere", target="class:1", data=squares, mixed_precision="half")
+
+
 def test_the_verdict_has_its_form(models, squares, tmp_path):
     audited(models, squares, tmp_path / "a")
     verdict = json.loads((tmp_path / "a" / "audit.json").read_text())["verdict"]

@@ -62,6 +62,12 @@ def test_a_plan_spreads_methods_over_seeds_and_targets():
     assert parse(SMALL).reference == "erasediff" and parse(SMALL).suite.name == "standard"
 
 
+def test_audits_of_a_plan_may_draw_in_half_precision():
+    assert parse({**SMALL, "audit": {"mixed_precision": "bf16"}}).audit["mixed_precision"] == "bf16"
+    # As in plans from before there was a choice; YAML reads a bare no as false.
+    assert parse({**SMALL, "audit": {"mixed_precision": False}}).audit == parse(SMALL).audit
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -84,6 +90,7 @@ def test_a_plan_spreads_methods_over_seeds_and_targets():
         ({"audit": {"per_clas": 3}}, "did you mean per_class"),
         ({"audit": {"per_class": 0}}, "per_class must be at least 1"),
         ({"audit": {"attacks": 3}}, "attacks must be a list"),
+        ({"audit": {"mixed_precision": "fp8"}}, "mixed_precision 'fp8' is unknown"),
         ({"targets": "class:1"}, "targets must be a list of targets"),
         ({"targets": ["clas:1"]}, "did you mean class"),
         ({"targets": ["class:1", "class:1"]}, "the same target twice"),

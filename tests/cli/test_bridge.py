@@ -100,6 +100,7 @@ output_dir: out
 learning_rate: 1e-4
 max_train_steps: 7
 use_ema: false
+mixed_precision: no
 overwrite: true
 quiet: false
 method: {name: erasediff, eta: 0.2, forget_target: noise}
@@ -112,6 +113,7 @@ def test_a_file_says_everything(monkeypatch, tmp_path):
     assert seen["target"] == ["class:1", "class:2"]
     assert seen["learning_rate"] == 1e-4
     assert seen["use_ema"] is False
+    assert seen["mixed_precision"] == "no"  # which YAML reads as false
     assert seen["overwrite"] is True
     assert "quiet" not in seen
     assert (seen["method"].eta, seen["method"].forget_target) == (0.2, "noise")

@@ -187,6 +187,10 @@ def test_resuming_without_a_run_is_refused(house, tmp_path, capsys):
         (["--suite", "quik"], "did you mean quick"),
         (["--features", "inception"], "allowed: classifier, pixels"),
         (["--goal", "x"], "goal 'x' is unknown"),
+        (
+            ["--mixed_precision", "fp8"],
+            "mixed_precision 'fp8' is unknown (did you mean fp16?); allowed: no, bf16, fp16",
+        ),
         (["--require", "forget_rate=0"], "--require"),
         (["--target", "class:8"], "there is no class"),
         (["--classifier", "nowhere"], "no classifier in nowhere"),

@@ -121,6 +121,13 @@ def read_config(path: str) -> dict[str, Any]:
     return {str(k): v for k, v in loaded.items()}
 
 
+def _written(value: Any, action: argparse.Action) -> str:
+    """A file's value as it was typed: YAML reads a bare no as false, and ``mixed_precision: no`` means the word."""
+    if isinstance(value, bool) and action.type is not parse_bool and action.nargs != 0:
+        return "yes" if value else "no"
+    return str(value)
+
+
 def from_config(parser: Parser, entries: dict[str, Any], path: str) -> list[str]:
     """A file's entries as the arguments they stand for, so that both are checked and converted in one place."""
     known = {a.dest: a for a in parser._actions if a.option_strings and a.dest not in ("help", "config")}
@@ -131,8 +138,8 @@ def from_config(parser: Parser, entries: dict[str, Any], path: str) -> list[str]
             raise BadInput(f"--config {path}: unknown key {name!r}{nearest(name, known)}")
         if value is None:
             continue
-        values = [str(v) for v in value] if isinstance(value, list) else [str(value)]
         action = known[name]
+        values = [_written(v, action) for v in (value if isinstance(value, list) else [value])]
         if action.nargs == 0:  # a switch: given or not, without a value
             try:
                 argv += [action.option_strings[0]] * parse_bool(str(value))
