@@ -353,3 +353,14 @@ def test_the_first_pixart_tells_large_models_their_size():
     with torch.no_grad():
         expected = pipe.transformer(X, timestep=STEPS, **rows, added_cond_kwargs=told).sample[:, :4]
     assert torch.equal(asked(model), expected)
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # FLUX's norms, which then take longer
+def test_half_precision_is_the_denoisers_alone(model):
+    conditions, labels = model.conditions, torch.tensor([0, 1, 0])
+    asked = (model, X[:, : model.encode(torch.zeros(1, *model.image_shape)).shape[1]], conditions.own(labels))
+    null = None if conditions.null_label is None else conditions.null(labels)
+    given = {"guidance_scale": 2.0, "num_inference_steps": 3}
+    full, half = (sample(*asked, null, mixed_precision=m, **given) for m in ("no", "bf16"))
+    assert half.dtype == torch.float32 and not torch.equal(full, half)
+    assert (full - half).abs().mean() < 0.05
