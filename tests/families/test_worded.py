@@ -87,6 +87,7 @@ def test_the_family_is_found_by_the_class_of_the_pipeline(name, model, stored):
 def test_labels_are_prompts_and_the_last_row_is_the_null_condition(model):
     assert model.class_names == PROMPTS
     assert (model.conditions.num_classes, model.conditions.null_label) == (3, 3)
+    assert model.conditions.in_words  # decides how a method retains
     assert torch.equal(asked(model, None), asked(model, (3, 3, 3)))
     assert model.with_prompts(["a dog", "", "a dog"], anchor="a cat").table.prompts == ("a dog", "a cat", "")
     assert model.class_tables(model.denoiser) == []

@@ -8,6 +8,7 @@ from tests.methods import _miniatures as miniatures
 
 from erasediff.data.pairs import Pairs
 from erasediff.errors import BadInput
+from erasediff.families.base import ClassConditions
 from erasediff.families.tiny import TINY
 from erasediff.methods.erasediff import EraseDiff
 from erasediff.methods.fine_tune import FineTune
@@ -147,6 +148,22 @@ def test_a_whole_batch_gradient_is_that_of_the_mean_loss(squares):
 def test_bad_fields_are_named(fields, said):
     with pytest.raises(BadInput, match=said):
         EraseDiff(**fields)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "retain"),
+    [
+        (ClassConditions(3, 3, excluded=(1,)), "blend"),
+        (ClassConditions(3, 3, excluded=(1,), anchor=2), "blend"),
+        (ClassConditions(3, 3, excluded=(1,), in_words=True), "distill"),
+        (ClassConditions(3, 3, excluded=(1,), anchor=2, in_words=True), "distill"),
+        (ClassConditions(3, 3), "denoise"),
+        (ClassConditions(0, None), "denoise"),
+    ],
+)
+def test_how_is_retained_depends_on_what_goes(conditions, retain):
+    assert EraseDiff().suited_to(conditions).retain == retain
+    assert EraseDiff(retain="denoise").suited_to(conditions).retain == "denoise"
 
 
 def test_a_method_without_the_frozen_model_cannot_ask_it(squares):

@@ -45,7 +45,7 @@ class ClassConditions:
     ``null_label`` is the label that means "no condition" (``None``: the model has none), ``excluded`` the classes
     that :meth:`other` never draws: those to be forgotten. ``anchor``: the label of what is to come in their place,
     which need not be a class (a model asked in words has one where it was given). ``anchors``: (label, its own anchor)
-    where several targets have different ones.
+    where several targets have different ones. ``in_words``: the classes are prompts of a model asked in words.
     """
 
     num_classes: int
@@ -53,6 +53,7 @@ class ClassConditions:
     excluded: tuple[int, ...] = ()
     anchor: int | None = None
     anchors: tuple[tuple[int, int], ...] = ()
+    in_words: bool = False
 
     def own(self, labels: Tensor | None) -> Condition:
         """Each sample's own condition [B]; ``None`` for an unconditional model."""

@@ -185,7 +185,8 @@ class Worded(ABC):
         rows = [self._row(pipeline, prompt) for prompt in wanted]
         table = PromptTable(tuple(wanted), {name: torch.cat([row[name] for row in rows]) for name in rows[0]})
         place = None if anchor is None else table.index(anchor)
-        return replace(self, table=table, conditions=ClassConditions(len(classes), table.index(NULL), anchor=place))
+        conditions = ClassConditions(len(classes), table.index(NULL), anchor=place, in_words=True)
+        return replace(self, table=table, conditions=conditions)
 
     @torch.no_grad()
     def _row(self, pipeline: Any, prompt: str) -> dict[str, Tensor]:

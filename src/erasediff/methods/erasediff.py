@@ -46,8 +46,9 @@ class EraseDiff:
         repulsion: how far the ``relabel`` or ``anchor`` target is pushed away from the sample's own class; 0 for the
             plain one.
         retain: ``distill`` (agree with the frozen model: little variance, so few and large steps), ``denoise`` (the
-            ordinary loss), ``blend`` (agree with the mean of both), or ``auto``: distill where whole classes or a
-            concept are forgotten, denoise for samples, of which the frozen model would keep drawing copies.
+            ordinary loss), ``blend`` (agree with the mean of both), or ``auto``: blend where whole classes are
+            forgotten, distill for models asked in words, whose retained images are few or their own, and denoise for
+            samples, of which the frozen model would keep drawing copies.
         rule: how the two gradients are weighed; ``erasediff list rules`` names them.
         eta: how hard the barrier pushes; the forget loss falls at least eta ||g_f||^2 per unit step.
         multiplier: the constant of rule ``constant``.
@@ -117,7 +118,9 @@ class EraseDiff:
     def _retain(self, conditions: ClassConditions) -> str:
         if self.retain != AUTO:
             return self.retain
-        return "distill" if conditions.excluded else "denoise"
+        if conditions.in_words:
+            return "distill"
+        return "blend" if conditions.excluded else "denoise"
 
     @property
     def needs(self) -> Needs:
