@@ -59,7 +59,7 @@ CASES = list(EXPECTED)
 # Every other method that can forget a class; what becomes of the model is the method's affair, so any verdict may be
 # right. concept_ablation wants something in the class's place, and uce a model that reads text.
 OTHERS = [name for name in METHODS if name not in (*CASES, "uce")]
-EXPECTED |= {name: ("not_erased", *ERASED_SOMEHOW) for name in OTHERS}
+EXPECTED |= dict.fromkeys(OTHERS, ("not_erased", *ERASED_SOMEHOW))
 ORDER = ("not_erased", "superficial", "suppressed", "indistinguishable_from_retrained")
 
 
