@@ -20,7 +20,8 @@ import yaml
 
 from erasediff.auditing.classifier import Judge
 from erasediff.auditing.generate import images
-from erasediff.auditing.metrics.distribution import frechet_distance, neighbourhoods
+from erasediff.auditing.metrics.balls import neighbourhoods
+from erasediff.auditing.metrics.distribution import frechet_distance
 from erasediff.data import sources, targets
 from erasediff.data.sources import ImageData
 from erasediff.families.base import Model

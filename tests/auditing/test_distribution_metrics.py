@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from erasediff.auditing.metrics.balls import neighbourhoods, shares_left_out
 from erasediff.auditing.metrics.distribution import (
     distribution_measurements,
     frechet_distance,
     kernel_distance,
-    neighbourhoods,
 )
+from erasediff.auditing.statistics import jackknife_groups, wilson
 from erasediff.errors import BadInput, EraseDiffError
 
 
@@ -97,6 +98,31 @@ def test_neighbourhoods_are_those_of_the_double_loop(width: int) -> None:
     }
     assert ours == pytest.approx(slow_neighbourhoods(real, generated, k=3))
     assert 0 < ours["coverage"] < 1 and 0 < ours["recall"] < 1
+
+
+def test_shares_without_a_group_are_those_of_the_other_rows() -> None:
+    real, generated = gaussian(0, n=40, width=3), gaussian(1, n=33, width=3, mean=0.4, scale=0.8)
+    groups = jackknife_groups(33, seed=0)
+    found = shares_left_out(real, generated, groups, neighbourhoods(real, generated, k=3).real_radius, k=3)
+    assert len(found.recall) == len(found.coverage) == 20
+    for g, (recall, coverage) in enumerate(zip(*found, strict=True)):
+        slow = slow_neighbourhoods(real, generated[groups != g], k=3)
+        assert (recall, coverage) == pytest.approx((slow["recall"], slow["coverage"]))
+
+
+def test_intervals_of_recall_and_coverage_hold_what_other_draws_give() -> None:
+    """Real points share the generated ones: taken for independent, their shares' intervals were half as wide as due."""
+    real = gaussian(0, n=800, width=6)
+    draws = [gaussian(seed, n=100, width=6, scale=0.9) for seed in range(1, 41)]
+    found = [distribution_measurements(real, y, seed=0, features="made", resamples=2) for y in draws]
+    for name in ("recall", "coverage"):
+        measured = [m for one in found for m in one if m.name == name]
+        mean = np.mean([m.value for m in measured])
+        held = sum(m.low <= mean <= m.high for m in measured)
+        alone = [wilson(round(m.value * 800), 800) for m in measured]
+        assert held >= 37 and held >= sum(low <= mean <= high for low, high in alone)
+        if name == "recall":
+            assert sum(low <= mean <= high for low, high in alone) < 33
 
 
 def shares(real: np.ndarray, generated: np.ndarray) -> tuple[float, float, float, float]:

@@ -14,7 +14,7 @@ def rows(count, width, seed):
 
 
 def measured(features, labels=None, **changes):
-    return diversity_measurements(features, labels, **{"subject": "erased", "seed": 0, "resamples": 20, **changes})
+    return diversity_measurements(features, labels, **{"subject": "erased", "seed": 0, **changes})
 
 
 def test_identical_rows_count_as_one_and_orthogonal_rows_as_themselves():
@@ -73,9 +73,9 @@ def test_a_mean_over_classes_with_an_interval_around_it():
 
 def test_a_large_class_is_cut_to_five_hundred_rows_and_collapse_shows():
     spread = rows(700, 4, 5)
-    vendi, distance = measured(spread, resamples=2)
+    vendi, distance = measured(spread)
     assert vendi.n == distance.n == 500
-    collapsed, nearer = measured(spread[:20].repeat(30, 1) * 0.5, resamples=2)
+    collapsed, nearer = measured(spread[:20].repeat(30, 1) * 0.5)
     assert collapsed.value <= vendi.value + 0.1
     assert nearer.value < distance.value
 
@@ -93,5 +93,9 @@ def test_a_large_class_is_cut_to_five_hundred_rows_and_collapse_shows():
 def test_malformed_rows_are_refused(features, labels, match):
     with pytest.raises(BadInput, match=match):
         measured(features, labels)
-    with pytest.raises(BadInput, match="resamples"):
-        measured(rows(5, 2, 0), resamples=1)
+
+
+def test_two_rows_of_a_class_have_a_value_and_no_interval():
+    for found in measured(rows(4, 3, 0), torch.tensor([0, 0, 1, 1])):
+        assert found.value > 0 and found.low is found.high is None
+    assert all(m.low < m.value < m.high for m in measured(rows(6, 3, 0), torch.arange(2).repeat(3)))

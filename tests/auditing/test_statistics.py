@@ -13,6 +13,8 @@ from scipy import stats
 from erasediff.auditing.statistics import (
     bootstrap_mean,
     holm,
+    jackknife_groups,
+    jackknife_interval,
     paired_t,
     resample_interval,
     signed_rank,
@@ -93,6 +95,31 @@ def test_constant_values_give_equal_bounds(values: list[float]) -> None:
 def test_a_mean_of_nothing_is_refused(values: list[float]) -> None:
     with pytest.raises(BadInput, match="finite"):
         bootstrap_mean(values, seed=0)
+
+
+def test_the_jackknife_of_a_mean_is_students_interval() -> None:
+    values = np.random.default_rng(0).normal(size=20)
+    left_out = [np.delete(values, i).mean() for i in range(20)]
+    assert jackknife_interval(values.mean(), [left_out]) == pytest.approx(t_interval(values))
+
+
+def test_a_mean_of_independent_jackknives_has_the_errors_of_both() -> None:
+    one, other = np.random.default_rng(1).normal(size=(2, 20))
+    alone = [jackknife_interval(0.0, [v])[1] / stats.t.ppf(0.975, 19) for v in (one, other)]
+    assert jackknife_interval(0.0, [one, other])[1] == pytest.approx(math.hypot(*alone) / 2 * stats.t.ppf(0.975, 38))
+    with pytest.raises(BadInput, match="none"):
+        jackknife_interval(0.0, [])
+    with pytest.raises(BadInput, match="at least 2"):
+        jackknife_interval(0.0, [[1.0]])
+
+
+def test_groups_are_even_seeded_and_leave_enough_rows() -> None:
+    groups = jackknife_groups(87, seed=3)
+    assert set(np.bincount(groups)) == {4, 5} and len(np.bincount(groups)) == 20
+    assert (groups == jackknife_groups(87, seed=3)).all() and (groups != jackknife_groups(87, seed=4)).any()
+    assert sorted(jackknife_groups(7, seed=0)) == list(range(7))
+    assert jackknife_groups(1, seed=0) is None
+    assert jackknife_groups(6, seed=0, least=6) is None and jackknife_groups(7, seed=0, least=6) is not None
 
 
 def squared_norm_of_mean(rows: np.ndarray) -> float:

@@ -241,11 +241,12 @@ def _kept(subject: Subject) -> list[Finding]:
 def _distribution(subject: Subject, drawn: Tensor) -> list[Finding]:
     question = subject.question
     features = question.extract(drawn)
-    common: dict[str, Any] = {"subject": subject.name, "seed": question.seed, "resamples": question.suite.resamples}
+    common: dict[str, Any] = {"subject": subject.name, "seed": question.seed}
     labels = subject.retained_labels if RETAIN in subject.samples else None
     found = diversity_measurements(features, labels, **common)
     if question.has_images:
-        found = [*distribution_measurements(question.real_retain, features, features=question.space, **common), *found]
+        common |= {"features": question.space, "resamples": question.suite.resamples}
+        found = [*distribution_measurements(question.real_retain, features, **common), *found]
     return [Finding(m) for m in found]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from erasediff.auditing.clip import Clip
 from erasediff.auditing.features import CLIP, AnyJudge, extractor
-from erasediff.auditing.metrics.distribution import near_real
+from erasediff.auditing.metrics.balls import near_real
 from erasediff.auditing.suite import Suite
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput

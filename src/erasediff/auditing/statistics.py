@@ -86,6 +86,39 @@ def resample_interval(
     return float(centre - above), float(centre - below)
 
 
+GROUPS = 20
+
+
+def jackknife_groups(count: int, *, seed: int, least: int = 1) -> NDArray[np.int64] | None:
+    """The group [count] of each row, at random and equally many of each: 20 of them, or as many as there are rows.
+
+    ``None`` where leaving one group out would leave fewer than ``least`` rows.
+    """
+    groups = min(GROUPS, count)
+    if groups < 2 or count - -(-count // groups) < least:
+        return None
+    return np.random.default_rng(seed).permutation(np.arange(count) % groups)
+
+
+def jackknife_interval(
+    value: float, left_out: Sequence[ArrayLike], confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Delete-group jackknife interval of ``value``, the mean of K independent statistics, one for each of ``left_out``.
+
+    Each of ``left_out`` [K][G] holds the values of one statistic with each of its G groups left out. Its variance is
+    ``(G - 1)/G sum_g (v_g - mean)^2`` (Shao and Tu, The Jackknife and Bootstrap, 1995, section 2.3); that of the mean
+    is their sum over K^2. Unlike a bootstrap it repeats no row, which a count of neighbours or an entropy of a kernel
+    would take for lost diversity. Raises BadInput for none, and for fewer than two groups.
+    """
+    rows = [_finite(values, "a jackknife", least=2) for values in left_out]
+    if not rows:
+        raise BadInput("a jackknife needs the values of at least one statistic; got none")
+    variance = sum((r.size - 1) * float(np.var(r)) for r in rows) / len(rows) ** 2
+    quantile = float(stats.t.ppf((1 + _level(confidence)) / 2, sum(r.size - 1 for r in rows)))
+    half = quantile * float(np.sqrt(variance))
+    return value - half, value + half
+
+
 @dataclass(frozen=True)
 class Paired:
     """Mean of ``n`` paired differences, its interval and two-sided p; ``note`` says why where there is no test."""

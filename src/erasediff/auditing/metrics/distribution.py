@@ -6,28 +6,34 @@ import importlib
 import importlib.util
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from sklearn.metrics import pairwise_distances_chunked
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 
+from erasediff.auditing.metrics.balls import (
+    NEIGHBOURS,
+    Features,
+    Neighbourhoods,
+    Rows,
+    checked,
+    neighbourhoods,
+    shares_left_out,
+)
 from erasediff.auditing.result import ERASED, Measurement
-from erasediff.auditing.statistics import bootstrap_mean, resample_interval, wilson
-from erasediff.errors import BadInput, EraseDiffError
+from erasediff.auditing.statistics import (
+    bootstrap_mean,
+    jackknife_groups,
+    jackknife_interval,
+    resample_interval,
+    wilson,
+)
+from erasediff.errors import EraseDiffError
 
-NEIGHBOURS = 5
 WIDEST_RESAMPLED = 256  # a Frechet distance costs D^3: above this width a hundred of them cost minutes
 KERNEL_SUBSETS, LARGEST_SUBSET = 50, 1000
-
-Features = NDArray[np.float64]
-Rows = Tensor | Features
-"""Features [N, D] as a tensor or an array."""
 
 
 def distribution_measurements(
@@ -44,20 +50,22 @@ def distribution_measurements(
     """Six numbers of group "retain" from features of real [N, D] and of generated images [M, D].
 
     frechet_distance and kernel_distance (lower is better; centred bootstrap intervals over both sets), precision,
-    recall and coverage (shares; Wilson intervals given the balls), density (bootstrap interval; 1 is par, above 1 is
-    possible). ``features`` names the space; it, N, M, k and seed stand in ``detail``. ``n``: min(N, M) of a distance, M
-    of precision and density, N of recall and coverage. Above 256 dimensions the Frechet distance has no interval.
-    Frechet distances fall with N and M: compare at equal counts only. Raises BadInput for too few or non-finite rows.
+    recall and coverage (shares; Wilson intervals, of the last two at least as wide as a jackknife's over the generated
+    rows), density (bootstrap interval; 1 is par, above 1 is possible). ``features`` names the space; it, N, M, k and
+    seed stand in ``detail``. ``n``: min(N, M) of a distance, M of precision and density, N of recall and coverage.
+    Above 256 dimensions the Frechet distance has no interval. Frechet distances fall with N and M: compare at equal
+    counts only. Raises BadInput for too few or non-finite rows.
     """
-    x, y = _checked(real, generated, least=k + 1)
+    x, y = checked(real, generated, least=k + 1)
     shared = {**(detail or {}), "features": features, "n_real": len(x), "n_generated": len(y), "k": k, "seed": seed}
     found = neighbourhoods(x, y, k)
+    recall, coverage = _held(x, y, found, k, seed)
     rows = [
         *_distances(x, y, seed, resamples),
         _Row("precision", float(found.precise.mean()), *wilson(int(found.precise.sum()), len(y)), len(y)),
-        _Row("recall", float(found.recalled.mean()), *wilson(int(found.recalled.sum()), len(x)), len(x)),
+        _Row("recall", float(found.recalled.mean()), *recall, len(x)),
         _Row("density", float(found.density.mean()), *bootstrap_mean(found.density, seed=seed), len(y)),
-        _Row("coverage", float(found.covered.mean()), *wilson(int(found.covered.sum()), len(x)), len(x)),
+        _Row("coverage", float(found.covered.mean()), *coverage, len(x)),
     ]
     return [Measurement(group="retain", subject=subject, detail=dict(shared), **row._asdict()) for row in rows]
 
@@ -68,7 +76,7 @@ def frechet_distance(real: Rows, generated: Rows) -> float:
     ||m_1 - m_2||^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)), by torchmetrics. Where N or M <= D the covariance is singular:
     the value is defined, and biased upward. Raises BadInput for malformed rows.
     """
-    x, y = _compact(*_checked(real, generated, least=2))
+    x, y = _compact(*checked(real, generated, least=2))
     # torchmetrics subtracts N mean mean^T from a raw second moment; rows far from the origin would lose their digits
     centre = x.mean(axis=0)
     metric = _torchmetrics("fid", "FrechetInceptionDistance")(feature=_Passed(x.shape[1]))
@@ -85,7 +93,7 @@ def kernel_distance(
     Mean over ``subsets`` random subsets of ``subset_size`` rows (by default half of the smaller set, at most 1,000).
     Unbiased, so that it may fall below 0. The global random state is left alone. Raises BadInput for malformed rows.
     """
-    x, y = _checked(real, generated, least=2)
+    x, y = checked(real, generated, least=2)
     size = subset_size or max(2, min(len(x) // 2, len(y) // 2, LARGEST_SUBSET))
     with warnings.catch_warnings():
         warnings.filterwarnings(
@@ -103,58 +111,20 @@ def kernel_distance(
     return float(mean)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Neighbourhoods:
-    """Which points lie in which balls; a ball reaches from a point to its k-th neighbour within its own set."""
-
-    precise: NDArray[np.bool_]  # [M] generated point in a real ball: its mean is precision
-    recalled: NDArray[np.bool_]  # [N] real point in a generated ball: recall
-    density: Features  # [M] real balls around a generated point, over k: density
-    covered: NDArray[np.bool_]  # [N] real ball that holds a generated point: coverage
-
-
-def neighbourhoods(real: Rows, generated: Rows, k: int = NEIGHBOURS) -> Neighbourhoods:
-    """Improved precision and recall (Kynkaanniemi et al. 2019, arXiv:1904.06991, eq. 1 and 2), density and coverage
-    (Naeem et al. 2020, arXiv:2002.09797, eq. 3 and 4), Euclidean, of real [N, D] and generated [M, D] rows.
-
-    Raises BadInput for fewer than k + 1 rows.
-    """
-    x, y = _checked(real, generated, least=k + 1)
-    real_radius, generated_radius = _radii(x, k), _radii(y, k)
-    around_generated = _balls_around(y, x, real_radius)
-    nearest_generated, _ = NearestNeighbors(n_neighbors=1).fit(y).kneighbors(x)
-    return Neighbourhoods(
-        precise=around_generated > 0,
-        recalled=_balls_around(x, y, generated_radius) > 0,
-        density=around_generated / k,
-        covered=nearest_generated[:, 0] <= real_radius,
-    )
-
-
-def near_real(real: Rows, points: Rows, k: int = NEIGHBOURS) -> NDArray[np.bool_]:
-    """Which ``points`` [M, D] lie in a ball of ``real`` [N, D]: those that precision counts (arXiv:1904.06991, eq. 1).
-
-    With k real rows or fewer a ball reaches to the farthest of the others. Raises BadInput for fewer than 2 real rows.
-    """
-    x, y = _checked(real, points, least=1)
-    if len(x) < 2:
-        raise BadInput("whether a sample is near a real image needs at least 2 real images, got 1")
-    return _balls_around(y, x, _radii(x, min(k, len(x) - 1))) > 0
-
-
-def _radii(rows: Features, k: int) -> Features:
-    """Distance of each row to its k-th neighbour; sklearn leaves the row itself out where no query is given."""
-    distances, _ = NearestNeighbors(n_neighbors=k).fit(rows).kneighbors()
-    return np.asarray(distances[:, -1])
-
-
-def _balls_around(points: Features, centres: Features, radii: Features) -> NDArray[np.int64]:
-    """For each point the number of balls (centre, radius) that hold it; chunked, so that N x M is never in memory."""
-
-    def count(distances: Features, _start: int) -> NDArray[np.int64]:
-        return np.count_nonzero(distances <= radii, axis=1)
-
-    return np.concatenate(list(pairwise_distances_chunked(points, centres, reduce_func=count, working_memory=64)))
+def _held(
+    x: Features, y: Features, found: Neighbourhoods, k: int, seed: int
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Intervals of recall and coverage."""
+    groups = jackknife_groups(len(y), seed=seed, least=k + 1)
+    plain = [(hits, wilson(int(hits.sum()), len(x))) for hits in (found.recalled, found.covered)]
+    if groups is None:
+        return plain[0][1], plain[1][1]
+    left_out = shares_left_out(x, y, groups, found.real_radius, k)
+    both = []
+    for (hits, (low, high)), values in zip(plain, left_out, strict=True):
+        below, above = jackknife_interval(float(hits.mean()), [values])
+        both.append((max(0.0, min(low, below)), min(1.0, max(high, above))))
+    return both[0], both[1]
 
 
 class _Row(NamedTuple):
@@ -215,14 +185,3 @@ def _compact(x: Features, y: Features) -> tuple[Features, Features]:
         return x, y
     basis, _ = np.linalg.qr(np.concatenate([x, y]).T)
     return x @ basis, y @ basis
-
-
-def _checked(real: Rows, generated: Rows, *, least: int) -> tuple[Features, Features]:
-    x, y = (torch.as_tensor(rows).detach().cpu().double().numpy() for rows in (real, generated))
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise BadInput(f"features must be rows [N, D] of one width; got {[*x.shape]} real and {[*y.shape]} generated")
-    if min(len(x), len(y)) < least:
-        raise BadInput(f"at least {least} images of each kind are needed; got {len(x)} real and {len(y)} generated")
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise BadInput("features must be finite; got NaN or infinite ones: did the model draw NaN?")
-    return x, y
