@@ -22,6 +22,7 @@ TEXT = {
     "stable_diffusion_3": lambda: _tiny_text.stable_diffusion_3(),
     "flux": lambda: _tiny_text.flux(),
     "pixart": lambda: _tiny_text.pixart(),
+    "sana": lambda: _tiny_text.sana(),
 }
 
 # What a method prepares or draws, in small.
@@ -85,10 +86,11 @@ def model(name, family, *, own=True):
 
 
 def data(family, squares):
-    """The squares; in colour, twice as large and with captions where the family wants that."""
+    """The squares; in colour, larger and with captions where the family wants that."""
     if family not in TEXT:
         return squares
-    images = np.kron(squares.images[:, 0].numpy(), np.ones((1, 2, 2), dtype=np.uint8))
+    times = 4 if family == "sana" else 2
+    images = np.kron(squares.images[:, 0].numpy(), np.ones((1, times, times), dtype=np.uint8))
     return build("captioned", np.stack([images] * 3, -1), squares.labels.numpy(), class_names=CAPTIONS)
 
 

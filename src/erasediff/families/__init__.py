@@ -24,6 +24,7 @@ FAMILIES = Registry(
         "stable_diffusion_3": "erasediff.families:STABLE_DIFFUSION_3",
         "flux": "erasediff.families:FLUX",
         "pixart": "erasediff.families:PIXART",
+        "sana": "erasediff.families:SANA",
     },
 )
 
@@ -155,6 +156,19 @@ PIXART = Family(
     needs=("text",),
     load=_later("pixart", "load"),
     adopt=_later("pixart", "adopt"),
+)
+
+
+SANA = Family(
+    name="sana",
+    summary="SanaTransformer2DModel in deeply compressed latents, asked in words through Gemma 2 (Sana)",
+    pipelines=("SanaPipeline",),
+    targets=("class", "samples", "concept"),
+    predictions=("flow",),
+    exports=("full", "lora"),
+    needs=("text",),
+    load=_later("sana", "load"),
+    adopt=_later("sana", "adopt"),
 )
 
 
