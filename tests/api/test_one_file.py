@@ -106,6 +106,8 @@ def test_bad_input_is_one_line(place, tmp_path, capsys):
     assert f"is --model_config {sd}" in refused([*erase, "--config", sd], tmp_path, capsys)
     said = refused(["erase", sd, *erase[2:], "--model_config", sd], tmp_path, capsys)
     assert "no model that was given is one; leave it out" in said
+    said = refused(["erase", str(tmp_path / "lost.safetensors"), *erase[2:], "--model_config", sd], tmp_path, capsys)
+    assert "lost.safetensors' does not exist" in said
     lora = str(place / "lora/lora/pytorch_lora_weights.safetensors")
     assert "is a LoRA, a change of a model and no model by itself" in refused(
         ["erase", lora, *erase[2:]], tmp_path, capsys

@@ -44,7 +44,8 @@ def load_model(model: Any, config: str | Path | None = None) -> tuple[Model, Pat
 
 def check_config(models: Iterable[Any], config: str | Path | None) -> None:
     """Raise BadInput for a ``config`` where none of ``models`` is a single file that it could be for."""
-    if config is None or any(isinstance(m, (str, Path)) and Path(m).is_file() for m in models):
+    paths = [Path(m) for m in models if isinstance(m, (str, Path))]
+    if config is None or any(p.is_file() or p.suffix.lower() in families.ONE_FILE for p in paths):
         return
     raise BadInput(
         f"model_config {config} says how the model in a single file is built, and no model that was given is one; "

@@ -108,9 +108,7 @@ def read(kind: Any, file: Path, config: Path) -> Any:
         try:
             pipeline = kind.PIPELINE.from_single_file(str(file), config=str(config), local_files_only=True, **given)
         except (*UNREADABLE, published.SingleFileComponentError, IndexError, AttributeError) as error:
-            raise BadInput(
-                f"{file} is no {kind.PIPELINE.__name__} as {config} configures it: {first_line(error)}"
-            ) from error
+            raise BadInput(f"{file} is no {kind.PIPELINE.__name__} as {config} configures it: {_why(error)}") from error
     for name in kind.PARTS:
         if isinstance(module := getattr(pipeline, name), nn.Module):
             _check_complete(module, f"{name} of {file}")
@@ -185,6 +183,13 @@ def _check_complete(module: nn.Module, what: str) -> None:
     if absent:
         raise BadInput(f"{what} lacks weights of a {type(module).__name__}: {len(absent)}, the first is {absent[0]}")
     check_finite(module, Path(what))
+
+
+def _why(error: Exception) -> str:
+    """What diffusers' error means, where it does not say so: it looks up names, and moves weights that never came."""
+    if isinstance(error, KeyError):
+        return f"it lacks {error}"
+    return "it lacks weights of that" if isinstance(error, NotImplementedError) else first_line(error)
 
 
 @contextmanager
