@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,9 @@ def _job(setting: Setting, label: str, entry: dict[str, Any], seed: int) -> Job:
     if sizes.erase_steps is not None:
         config = replace(config, max_train_steps=min(config.max_train_steps, sizes.erase_steps))
     target = (targets.parse(setting.target),)
-    return Job(label=label, target=target, seed=seed, method=method, config=config, model=setting.base / "model")
+    return Job(
+        label=label, target=target, seed=seed, method=method, training=asdict(config), model=setting.base / "model"
+    )
 
 
 def erase_all(setting: Setting, group: str) -> None:

@@ -192,8 +192,3 @@ def test_pickles_are_refused_with_the_command_that_converts_them(tmp_path, suffi
     path.write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
     with pytest.raises(BadInput, match=r"is a pickle, .* never read here; .*from_single_file\('.*model\..*'\)"):
         families.load(path)
-
-
-def test_a_single_safetensors_file_is_refused_with_the_command_too(place):
-    with pytest.raises(BadInput, match=r"single file.*from_single_file"):
-        families.load(place / "sd/single_file" / SINGLE_FILE)

@@ -54,7 +54,7 @@ def test_a_plan_spreads_methods_over_seeds_and_targets():
     assert {j.name for j in plan.jobs} == {"class:1", "class:0, class:2"}
     salun = next(j for j in plan.jobs if j.seed == 1 and j.label.startswith("salun"))
     assert salun.method == SalUn(alpha=1e-3)
-    assert (salun.config.learning_rate, salun.config.max_train_steps, salun.config.seed) == (1e-4, 7, 1)
+    assert salun.training == {"learning_rate": 1e-4, "max_train_steps": 7, "slack_tolerance": None, "seed": 1}
     assert salun.model == "base-1" and salun.place == Path("runs/class-1/salun-published/1")
     assert (plan.suite.per_class, plan.suite.attacks) == (5, ())
     assert plan.suite.name == "quick, per_class 5, attacks none"

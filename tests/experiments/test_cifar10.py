@@ -291,7 +291,7 @@ def test_every_method_of_the_file_can_be_made(script, data, tmp_path):
     setting = run.setting_of(asked, sys.modules["piece"].Piece())
     made = [job for g in stages.GROUPS for job, _ in stages.jobs(setting, g).values()]
     assert [job.label for job in made] == labels
-    assert {job.config.train_batch_size for job in made} == {128}
+    assert {job.training["train_batch_size"] for job in made} == {128}
     asked.methods = []
     setting = run.setting_of(asked, sys.modules["piece"].Piece())
     assert not any("published" in str(place) for place in stages.jobs(setting, "erase"))

@@ -5,6 +5,7 @@ from inspect import signature
 
 import torch
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
     DDIMScheduler,
     DPMSolverMultistepScheduler,
@@ -15,17 +16,23 @@ from diffusers import (
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizerFast,
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
@@ -211,6 +218,49 @@ def flux(seed: int = 0, guidance_embeds: bool = True, **shifted) -> FluxPipeline
     return FluxPipeline(
         **parts, tokenizer=words, tokenizer_2=long, scheduler=FlowMatchEulerDiscreteScheduler(**(shifted or dynamic))
     )
+
+
+def sana(seed: int = 0, scheduler=None) -> SanaPipeline:
+    """A SanaPipeline for 32 x 32 colour images (latents 4 x 8 x 8), in DPM-Solver's schedule of flow sigmas."""
+    signs = [*string.ascii_lowercase, *string.digits, *".,-'!", "\u2581"]
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    words = GemmaTokenizerFast(vocab={word: n for n, word in enumerate([*special, *signs])}, merges=[])
+    begin = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", words.bos_token_id)])
+    words.backend_tokenizer.post_processor = begin
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 8}
+    deep = {"layers_per_block": (1, 1, 1), "block_out_channels": (16, 16, 16), "qkv_multiscales": ((), (), ())}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = SanaTransformer2DModel(
+            in_channels=4,
+            out_channels=4,
+            num_attention_heads=2,
+            attention_head_dim=8,
+            num_layers=2,
+            num_cross_attention_heads=2,
+            cross_attention_head_dim=8,
+            cross_attention_dim=16,
+            caption_channels=32,
+            sample_size=8,
+        )
+        autoencoder = AutoencoderDC(
+            latent_channels=4,
+            attention_head_dim=8,
+            encoder_block_types="ResBlock",
+            decoder_block_types="ResBlock",
+            scaling_factor=0.41,
+            **{f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in deep.items()},
+        )
+        gemma = Gemma2Config(
+            vocab_size=len(words), num_attention_heads=4, num_key_value_heads=2, attn_implementation="eager", **sizes
+        )
+        parts = {
+            "transformer": transformer.eval(),
+            "vae": autoencoder.eval(),
+            "text_encoder": Gemma2Model(gemma).eval(),
+        }
+    flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
+    return SanaPipeline(**parts, tokenizer=words, scheduler=scheduler or DPMSolverMultistepScheduler(**flow))
 
 
 def pixart(kind=PixArtSigmaPipeline, seed: int = 0, sizes: bool = False) -> PixArtSigmaPipeline | PixArtAlphaPipeline:

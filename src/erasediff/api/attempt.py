@@ -65,10 +65,11 @@ def attempt(
             job.target,
             data,
             job.method,
+            model_config=job.model_config,
             output_dir=directory.path,
-            training=job.config,
             resume_from_checkpoint="latest" if resume else None,
             quiet=quiet,
+            **job.training,
         )
     except StoppedShort as error:
         say(f"    {error}")  # run.json says so too; the row is kept

@@ -80,6 +80,7 @@ def audit(
     base: Any = None,
     control: Any = None,
     retrained: Any = None,
+    model_config: str | Path | None = None,
     goal: str = "data",
     suite: str | Suite = "quick",
     attacks: Sequence[str] | None = None,
@@ -105,10 +106,11 @@ def audit(
     was, and one that differs in one attack asks only that.
 
     Args:
-        model: the erased model: a Run, a pipeline, its directory or a run directory.
+        model: the erased model: a Run, a pipeline, its directory, a run directory, a Hub id, a ``.safetensors`` file.
         target: what was to be forgotten; by default what the model's run.json says, earlier erasures included.
         data: real data; by default what the run.json says.
         base, control, retrained: the model before, one fine-tuned on the retain set only, one without the target.
+        model_config: how those of the models are built that are single files; see :func:`erasediff.erase`.
         goal: ``data`` (the influence of samples) or ``concept`` (a capability).
         suite: quick, standard or full: how many samples, which attacks with which budgets; or a Suite of your own.
         attacks: names of the attacks to run instead of the suite's; none of them for an empty list.
@@ -136,11 +138,12 @@ def audit(
         raise BadInput("a deletion record of the request is written beside the audit; give an output_dir")
     others = {name: m for name, m in (("base", base), ("control", control), ("retrained", retrained)) if m is not None}
     seen = clip_for(clip, classifier=classifier, features=features)
-    subjects = Subjects.load(model, others, target, data, prompt_template)
+    subjects = Subjects.load(model, others, target, data, prompt_template, model_config)
     settings = {"goal": goal, "suite": chosen, "features": features, "guidance_scale": guidance_scale, "seed": seed}
     worded = {} if prompt_template is None else {"prompt_template": prompt_template}
     # As it was asked before there was a choice: an old audit may be repeated.
     worded |= {} if mixed_precision == FULL else {"mixed_precision": mixed_precision}
+    worded |= {} if model_config is None else {"model_config": str(model_config)}
     worded |= {} if seen is None else {"clip": seen.title if isinstance(clip, Clip) else str(clip)}
     asked = _asked(subjects, {ERASED: model, **others}, {**settings, **worded, "classifier": classifier})
     if place is not None and not overwrite:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from erasediff.api.inputs import PLAIN, check_fit, load_model
+from erasediff.api.inputs import PLAIN, check_config, check_fit, load_model, origin
+from erasediff.api.weights import base_entry
 from erasediff.data import captions
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput
@@ -19,13 +21,17 @@ from erasediff.randomness import derived_seed
 
 @dataclass(frozen=True, kw_only=True)
 class Beginning:
-    """What was asked for. ``source``: a model to be trained further, or ``None`` for a new one."""
+    """What was asked for. ``source``: a model to be trained further, or ``None`` for a new one.
+
+    ``config``: what says how ``source`` is built where it is a single file.
+    """
 
     data: ImageData
     source: Any
     column: str | None
     templates: tuple[str, ...]
     architecture: Architecture | None
+    config: str | Path | None = None
 
     @property
     def in_words(self) -> bool:
@@ -37,6 +43,7 @@ def begin(asked: Beginning, seed: int) -> tuple[Model, ImageData, ImageData, dic
 
     Raises BadInput for data and models that do not fit, and for what one excludes of the other.
     """
+    check_config([asked.source], asked.config)
     if asked.source is not None:
         return _further(asked)
     named, images = _worded(asked)
@@ -58,8 +65,8 @@ def _further(asked: Beginning) -> tuple[Model, ImageData, ImageData, dict[str, A
             "a model that is trained further keeps its architecture; leave out the flags of the model (such as "
             "--block_out_channels), or pretrained_model_name_or_path"
         )
-    model, source, hashes = load_model(asked.source)
-    entries: dict[str, Any] = {"base_model": {"source": str(source) if source else None, "sha256": hashes}}
+    model, source, hashes = load_model(asked.source, asked.config)
+    entries = base_entry(source, hashes, origin(asked.source, source, asked.config))
     if not isinstance(model, AskedInWords):
         if asked.in_words:
             raise BadInput(

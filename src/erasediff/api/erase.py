@@ -13,9 +13,11 @@ from erasediff.api.editing import beginning, check_settings, concepts, run_edit,
 from erasediff.api.forecast import check_optimizer, forecast
 from erasediff.api.gathering import Gathered, gathered
 from erasediff.api.inputs import (
+    check_config,
     check_target_kinds,
     forgotten_before,
     load_model,
+    origin,
     parsed_targets,
 )
 from erasediff.api.launch import Job, launch
@@ -41,6 +43,7 @@ def erase(
     data: ImageData | str | None = None,
     method: Method | str = "erasediff",
     *,
+    model_config: str | Path | None = None,
     preset: str | None = None,
     prompt_template: str | None = None,
     anchor: str | Sequence[str] | None = None,
@@ -64,11 +67,14 @@ def erase(
     What a run directory's model had to forget before stays out of the retain set, so that it does not come back.
 
     Args:
-        model: a diffusers pipeline, its directory, or a run directory; the model given is not changed.
+        model: a diffusers pipeline, its directory, a run directory, a Hub id, or a single ``.safetensors`` file; the
+            model given is not changed.
         target: ``Class(7)``, ``Samples("list.txt")``, their text form, or several of them.
         data: where forget and retain samples come from; by default what a run directory says it was trained on. A
             concept needs none: it is shown by images or prompts of its own, or the model draws what it means by it.
         method: a method object, or its name with its default fields.
+        model_config: for a single file, the pipeline directory or Hub id that says how it is built; by default what
+            diffusers takes for a file with its keys.
         preset: style, object, person or nudity (``erasediff list presets``): what to say and to train for such a
             concept, where nothing else is given.
         prompt_template: for models asked in words: how a class, caption or concept is said, ``a photo of a {}``.
@@ -94,7 +100,8 @@ def erase(
     with_fields(training, ERASE_DEFAULTS, fields)  # refused before anything is read
     chosen: Method = METHODS[method]() if isinstance(method, str) else method
     wanted = paired(parsed_targets(target), anchor=anchor, images=images, prompts=prompts)
-    source = Source(*load_model(model))
+    check_config([model], model_config)
+    source = Source(*load_model(model, model_config))
     check_target_kinds(wanted, source.model.family)
     if preset is not None:
         shown: dict[str, Any] = {"by_data": data is not None, "own": retain_images is not None}
@@ -120,7 +127,7 @@ def erase(
     record = _record(config, wanted, gone, chosen, found)
     record |= {} if begin is None else {"init": described(begin)}
     record |= {} if preset is None else {"preset": preset}
-    task = Task(source, found, chosen, begin, config, record)
+    task = Task(source, found, chosen, begin, config, record, origin(model, source.path, model_config))
     run: dict[str, Any] = {"resume_from_checkpoint": resume_from_checkpoint, "quiet": quiet}
     run |= {"output_dir": output_dir, "overwrite": overwrite, "dry_run": dry_run}
     return _done(task, wanted, prompt_template, **run)
@@ -135,7 +142,7 @@ class Source(NamedTuple):
 
 
 class Task(NamedTuple):
-    """An erasure that was checked, with the beginning of its run.json."""
+    """An erasure that was checked, with the beginning of its run.json; ``named_as``: what the base model is called."""
 
     source: Source
     found: Gathered
@@ -143,6 +150,7 @@ class Task(NamedTuple):
     begin: WeightEdit | None
     config: TrainingConfig
     record: dict[str, Any]
+    named_as: dict[str, Any]
 
 
 def _done(
@@ -155,13 +163,13 @@ def _done(
     **place: Any,
 ) -> Run:
     """Edit the weights, or take the steps."""
-    (model, path, hashes), found, method, begin, config, record = task
+    (model, path, hashes), found, method, begin, config, record, named_as = task
     texts, model = texts_of(wanted, found.data), found.model
     if isinstance(method, WeightEdit):
         check_settings(method, config, resume_from_checkpoint)
-        record |= base_entry(path, hashes)
+        record |= base_entry(path, hashes, named_as)
         return run_edit(method, model, concepts(model, texts, template), record, **place)
-    record |= trained_weights(model, config, path, hashes)
+    record |= trained_weights(model, config, path, hashes, named_as)
     record["plan"] |= forecast(found, method, config)
     job = Job(
         model=model,

@@ -4,59 +4,73 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from erasediff import families
 from erasediff.api.directory import read_run
+from erasediff.api.inputs import check_config
 from erasediff.errors import BadInput, check_one_of, listing
 from erasediff.families import lora
 from erasediff.files import staged_directory
 
+Load = Callable[[], Any]
 COMFYUI_FILE, SINGLE_FILE = "comfyui_lora.safetensors", "model.safetensors"
 
 
-def export(run: str | Path, to: str, output_dir: str | Path, *, overwrite: bool = False) -> Path:
+def export(
+    run: str | Path,
+    to: str,
+    output_dir: str | Path,
+    *,
+    model_config: str | Path | None = None,
+    overwrite: bool = False,
+) -> Path:
     """Write the model of ``run`` to ``output_dir`` in the form ``to``, and return the directory.
 
     full: a diffusers pipeline, a LoRA merged into its weights. lora: the LoRA alone, as plain diffusers or peft reads
     it. comfyui: the LoRA under kohya's names, ``comfyui_lora.safetensors``. single_file: ``model.safetensors``, all
-    weights in the layout of the first publication. Raises BadInput for a form that its family or the run lacks.
+    weights in the layout of the first publication. ``run`` may be a single ``.safetensors`` file, built as
+    ``model_config`` says (see :func:`erasediff.erase`). Raises BadInput for a form that its family or the run lacks.
     """
     check_one_of("--to", to, FORMS)
+    check_config([run], model_config)
     directory = families.locate(run)
-    family = families.family_of(directory)
+    family = families.family_of(directory, model_config)
     if to not in family.exports:
         raise BadInput(f"family {family.name} cannot be exported to {to}; it can to: {listing(family.exports)}")
     place = Path(output_dir)
     if place.exists() and not overwrite:
         raise BadInput(f"output_dir {place} exists already; give another one, or --overwrite")
-    FORMS[to](directory, place)
+    FORMS[to](directory, place, partial(families.load, directory, model_config))
     return place
 
 
-def _full(directory: Path, place: Path) -> None:
-    families.load(directory).save(place)
+def _full(directory: Path, place: Path, load: Load) -> None:  # noqa: ARG001
+    load().save(place)
 
 
-def _lora(directory: Path, place: Path) -> None:
+def _lora(directory: Path, place: Path, load: Load) -> None:  # noqa: ARG001
     adapters = _adapters(directory)
     with staged_directory(place) as staging:
         for file in adapters.iterdir():
             shutil.copyfile(file, staging / file.name)
 
 
-def _comfyui(directory: Path, place: Path) -> None:
+def _comfyui(directory: Path, place: Path, load: Load) -> None:  # noqa: ARG001
     adapters = _adapters(directory)
     with staged_directory(place) as staging:
         lora.write_kohya(adapters, staging / COMFYUI_FILE)
 
 
-def _single_file(directory: Path, place: Path) -> None:
-    write = families.family_of(directory).single_file
+def _single_file(directory: Path, place: Path, load: Load) -> None:
+    model = load()
+    write = families.FAMILIES[model.family].single_file
     if write is None:
         raise BadInput(f"{directory} has no layout as a single file; use --to full")
     with staged_directory(place) as staging:
-        write(families.load(directory), staging / SINGLE_FILE)
+        write(model, staging / SINGLE_FILE)
 
 
 def _adapters(directory: Path) -> Path:
@@ -72,7 +86,7 @@ def _adapters(directory: Path) -> Path:
     return place
 
 
-FORMS: dict[str, Callable[[Path, Path], None]] = {
+FORMS: dict[str, Callable[[Path, Path, Load], None]] = {
     "full": _full,
     "lora": _lora,
     "single_file": _single_file,

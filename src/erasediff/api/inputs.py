@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from erasediff.data.assembled import SCHEME
 from erasediff.data.folders import fitted
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, listing
+from erasediff.families import hub
 from erasediff.families.base import AnySize, AskedInWords, Model, check_images
-from erasediff.files import weight_hashes
 
 PLAIN = "{}"  # the prompt template that says a class's name or caption as it is
 
@@ -29,14 +29,37 @@ def parsed_targets(target: targets.Target | str | Sequence[targets.Target | str]
     return [targets.parse(t) if isinstance(t, str) else t for t in several]
 
 
-def load_model(model: Any) -> tuple[Model, Path | None, dict[str, str] | None]:
-    """A model that may be changed, the path it came from (if any) and the hashes of its weight files."""
+def load_model(model: Any, config: str | Path | None = None) -> tuple[Model, Path | None, dict[str, str] | None]:
+    """A model that may be changed, the path it came from (if any) and the hashes of its weight files.
+
+    ``config``: what says how the model in a single file is built; other models say so themselves.
+    """
     if isinstance(model, (str, Path)):
         directory = families.locate(model)
-        return families.load(directory), directory, weight_hashes(directory)
+        return families.load(directory, config), directory, families.hashes(directory, config)
     if hasattr(model, "directory") and hasattr(model, "record") and hasattr(model, "model"):  # a Run
         return load_model(model.directory) if model.directory else load_model(model.pipeline)
     return families.adopt(model), None, None
+
+
+def check_config(models: Iterable[Any], config: str | Path | None) -> None:
+    """Raise BadInput for a ``config`` where none of ``models`` is a single file that it could be for."""
+    paths = [Path(m) for m in models if isinstance(m, (str, Path))]
+    if config is None or any(p.is_file() or p.suffix.lower() in families.ONE_FILE for p in paths):
+        return
+    raise BadInput(
+        f"model_config {config} says how the model in a single file is built, and no model that was given is one; "
+        "leave it out"
+    )
+
+
+def origin(model: Any, found: Path | None, config: str | Path | None) -> dict[str, Any]:
+    """What else run.json says of where a model came from: its ``id`` and ``revision`` on the Hub, or its ``config``."""
+    if found is None or not isinstance(model, (str, Path)):
+        return {}
+    if hub.is_id(model):
+        return hub.named(str(model), found)
+    return {"config": str(config if hub.is_id(config) else Path(config).absolute())} if config is not None else {}
 
 
 def asked_in_words(model: Model, data: ImageData, template: str | None, anchor: str | None = None) -> Model:

@@ -25,6 +25,7 @@ from erasediff.training.config import ERASE_DEFAULTS, TrainingConfig
 KEYS = {
     "model": "the base model, one for all seeds",
     "models": "the base model of each seed",
+    "model_config": "how models that are single files are built",
     "retrained": "target -> seed -> a model trained without the target, or one path for all seeds",
     "data": "where forget and retain samples come from; by default what the base run says",
     "targets": "what is forgotten: a list; an entry that is a list is forgotten together",
@@ -52,14 +53,19 @@ AUDIT_FIELDS = {
 
 @dataclass(frozen=True)
 class Job:
-    """One run that is wanted. ``name``: the target as text; ``place``: its directory below the comparison's."""
+    """One run that is wanted. ``name``: the target as text; ``place``: its directory below the comparison's.
+
+    ``training``: the settings of the loop that were given, checked; all others are for ``erase`` to decide, as the
+    learning rate is by the model's family. ``model_config``: how the model is built where it is a single file.
+    """
 
     label: str
     target: tuple[Target, ...]
     seed: int
     method: Method
-    config: TrainingConfig
+    training: Mapping[str, Any]
     model: Any
+    model_config: str | None = None
 
     @property
     def name(self) -> str:
@@ -85,6 +91,11 @@ class Plan:
     race: Path | None
     margins: Mapping[str, float] = field(default_factory=dict)
     content: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def model_config(self) -> str | None:
+        """How those of the models are built that are single files."""
+        return self.jobs[0].model_config
 
     def targets(self) -> dict[str, tuple[Target, ...]]:
         """Name of a target -> what is erased."""
@@ -180,16 +191,21 @@ def _jobs(
     made = []
     for label, settings in methods.items():
         mine = mapping(f"method {label!r}", settings)
-        method, config = _method(label, mine, training)
+        method, own_training = _method(label, mine, training)
         own_seeds = _some(f"seeds of {label}", several("seeds", mine.get("seeds", seeds), integer), seeds)
         own_targets = _targets(f"targets of {label}", mine["targets"]) if "targets" in mine else targets
         own = _some(f"targets of {label}", own_targets, targets)
-        made += [Job(label, targets[t], s, method, replace(config, seed=s), models[s]) for s in own_seeds for t in own]
+        built = None if given.get("model_config") is None else str(given["model_config"])
+        made += [
+            Job(label, targets[t], s, method, {**own_training, "seed": s}, models[s], built)
+            for s in own_seeds
+            for t in own
+        ]
     order = (list(seeds), list(targets), list(methods))
     return sorted(made, key=lambda j: (order[0].index(j.seed), order[1].index(j.name), order[2].index(j.label)))
 
 
-def _method(label: str, mine: Mapping[str, Any], training: Mapping[str, Any]) -> tuple[Method, TrainingConfig]:
+def _method(label: str, mine: Mapping[str, Any], training: Mapping[str, Any]) -> tuple[Method, dict[str, Any]]:
     named = str(mine.get("method", label))
     kind = type(method_named(named, {}))
     given = {k: v for k, v in mine.items() if k not in METHOD_KEYS}
@@ -200,8 +216,8 @@ def _method(label: str, mine: Mapping[str, Any], training: Mapping[str, Any]) ->
     own = typed(
         f"training of {label}", TrainingConfig, mine.get("training"), refused={"seed": "list seeds under `seeds`"}
     )
-    config = replace(ERASE_DEFAULTS, **{**training, **own})
-    return method_named(named, typed(f"method {label}", kind, given)), config
+    replace(ERASE_DEFAULTS, **{**training, **own})  # refuses what cannot be
+    return method_named(named, typed(f"method {label}", kind, given)), {**training, **own}
 
 
 def _audit(given: Any) -> tuple[Suite, dict[str, Any]]:

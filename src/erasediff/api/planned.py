@@ -15,7 +15,7 @@ from erasediff.api.audit import audit
 from erasediff.api.directory import RunDirectory, read_run
 from erasediff.api.entries import AUDIT, cost_of, read, status_of
 from erasediff.api.erase import erase
-from erasediff.api.inputs import check_fit, load_data, load_model
+from erasediff.api.inputs import check_config, check_fit, load_data, load_model
 from erasediff.api.judges import clip_for, judge_for
 from erasediff.api.plan import Job, Plan, safe_name
 from erasediff.api.run import MAY_DIFFER
@@ -27,7 +27,7 @@ from erasediff.data import targets
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, check_one_of
 from erasediff.families.precision import FULL
-from erasediff.files import alone_in, read_json, weight_hashes, write_atomic, write_json
+from erasediff.files import alone_in, read_json, write_atomic, write_json
 from erasediff.report.aggregate import COMPLETED, CONTROL, DIVERGED, METHOD, MODEL, NOT_RUN, RunRow
 from erasediff.report.card import model_card
 
@@ -106,10 +106,13 @@ def _check_models(plan: Plan, data: ImageData) -> None:
     clip_for(plan.audit.get("clip"), features=plan.audit["features"])
     if "classifier" in plan.audit:
         Judge.load(plan.audit["classifier"])
+    check_config(
+        [*plan.models.values(), *(m for runs in plan.retrained.values() for m in runs.values())], plan.model_config
+    )
     for target in plan.targets().values():
         targets.split(target, data)
     for model in {str(m): m for m in plan.models.values()}.values():
-        check_fit(load_model(model)[0], data)
+        check_fit(load_model(model, plan.model_config)[0], data)
     for runs in plan.retrained.values():
         for model in runs.values():
             families.locate(model)
@@ -118,19 +121,22 @@ def _check_models(plan: Plan, data: ImageData) -> None:
 def _expected(plan: Plan, data: ImageData) -> dict[Path, dict[str, Any]]:
     """What run.json of each job must say; asking for it checks the method against model, target and settings."""
     planned: dict[tuple[str, str], dict[str, Any]] = {}
-    hashes = {str(m): weight_hashes(families.locate(m)) for m in plan.models.values()}
+    hashes = {str(m): _hashes(m, plan.model_config) for m in plan.models.values()}
     made = {}
     for job in plan.jobs:
         key = (job.label, job.name)
         if key not in planned:
-            planned[key] = erase(
-                job.model, job.target, data, job.method, training=job.config, dry_run=True, quiet=True
-            ).record
+            asked: dict[str, Any] = {**job.training, "model_config": job.model_config, "dry_run": True, "quiet": True}
+            planned[key] = erase(job.model, job.target, data, job.method, **asked).record
         training = {**planned[key]["training"], "seed": job.seed}
         base = {"sha256": hashes[str(job.model)]}
         record = {k: planned[key][k] for k in COMPARED} | {"training": training, "base_model": base}
         made[job.place] = json.loads(json.dumps(record, default=str))
     return made
+
+
+def _hashes(model: Any, config: str | None) -> dict[str, str]:
+    return families.hashes(families.locate(model), config)
 
 
 def _stale(shop: Workshop, job: Job) -> str:
@@ -206,6 +212,7 @@ def _examined(
         mixed_precision=settings.get("mixed_precision", FULL),
         seed=settings["seed"],
         quiet=shop.quiet,
+        model_config=shop.plan.model_config if Path(str(model)).is_file() else None,
     )
     done.result.setting.update(asked=dict(asked), command=shop.command)
     place.mkdir(parents=True, exist_ok=True)
@@ -223,7 +230,7 @@ def _references(shop: Workshop, judge: Judge | None, asked: Mapping[str, Any]) -
         for label, models in (("base", seeds), ("retrained", plan.retrained.get(name, {}))):
             for seed, model in models.items():
                 place = shop.place / MODELS / safe_name(name) / label / ("all" if seed is None else str(seed))
-                weights = weight_hashes(families.locate(model))
+                weights = _hashes(model, plan.model_config)
                 wanted = {**asked, "weights": weights}
                 if not (place / AUDIT).exists() or read_json(place / AUDIT)["setting"].get("asked") != wanted:
                     shop.say(f"auditing the {label} model, {name}" + ("" if seed is None else f", seed {seed}"))

@@ -12,6 +12,7 @@ import torch
 from erasediff.api.directory import read_run
 from erasediff.api.inputs import (
     asked_in_words,
+    check_config,
     check_fit,
     check_target_kinds,
     forgotten_before,
@@ -49,19 +50,21 @@ class Subjects:
         target: Any,
         data: ImageData | str | None,
         prompt_template: str | None = None,
+        config: str | Path | None = None,
     ) -> Subjects:
         """Load and check everything. Raises BadInput for models that cannot be compared."""
-        erased, source, hashes = load_model(model)
+        check_config([model, *others.values()], config)
+        erased, source, hashes = load_model(model, config)
         record = _record_of(source)
         wanted = parsed_targets(target if target is not None else _recorded_target(record))
         if data is None and _names_no_data(record) and is_spoken(erased, wanted):
-            return cls._in_words(erased, source, hashes, wanted, others, prompt_template, record)
+            return cls._in_words(erased, source, hashes, wanted, others, prompt_template, record, config)
         images = load_data(data, source, erased)
         if target is None:  # what was put together for the last target of several need not show the earlier ones
             wanted = still_there(wanted, images) or wanted
         models, weights = {ERASED: erased}, {ERASED: hashes}
         for name, other in others.items():
-            models[name], _, weights[name] = load_model(other)
+            models[name], _, weights[name] = load_model(other, config)
         recorded = ((record or {}).get("asked") or {}).get("prompt_template")
         template = prompt_template or recorded
         models = {name: asked_in_words(subject, images, template) for name, subject in models.items()}
@@ -85,10 +88,12 @@ class Subjects:
         others: dict[str, Any],
         template: str | None,
         record: dict[str, Any] | None,
+        config: str | Path | None,
     ) -> Subjects:
         """Models that are asked for a concept, with no image of it."""
         images = spoken(erased, wanted, template)
-        loaded = {ERASED: (erased, source, hashes), **{name: load_model(other) for name, other in others.items()}}
+        loaded = {ERASED: (erased, source, hashes)}
+        loaded |= {name: load_model(other, config) for name, other in others.items()}
         models = {name: asked(model, images) for name, (model, _, _) in loaded.items()}
         for name, subject in models.items():
             _check_alike(name, subject, models[ERASED])

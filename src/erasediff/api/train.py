@@ -24,6 +24,7 @@ def train(
     output_dir: str | Path | None = None,
     exclude: Sequence[targets.Target | str] = (),
     pretrained_model_name_or_path: Any = None,
+    model_config: str | Path | None = None,
     caption_column: str | None = None,
     caption_template: str | Sequence[str] = (),
     architecture: Architecture | None = None,
@@ -44,6 +45,7 @@ def train(
         exclude: targets whose samples are left out: the model is then the retrained oracle of their erasure. They are
             looked for among the captions of ``caption_column``, else among the class names.
         pretrained_model_name_or_path: a model whose denoiser is trained further; by default a new one is.
+        model_config: how it is built where it is a single ``.safetensors`` file; see :func:`erasediff.erase`.
         caption_column: where the captions stand: a key of metadata.jsonl, a text array of a .npz, a column.
         caption_template: how a class name (or what the column says) becomes a caption, ``a photo of a {}``; of
             several each image gets one.
@@ -66,6 +68,7 @@ def train(
         column=caption_column,
         templates=(caption_template,) if isinstance(caption_template, str) else tuple(caption_template),
         architecture=architecture,
+        config=model_config,
     )
     model, named, images, entries = begin(asked, config.seed)
     rows = targets.split(left_out, named).retain if left_out else (~images.held_out).nonzero()[:, 0]

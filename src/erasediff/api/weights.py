@@ -19,17 +19,21 @@ from erasediff.training.parameters import named
 
 
 def trained_weights(
-    model: Model, config: TrainingConfig, source: Path | None, hashes: dict[str, str] | None
+    model: Model,
+    config: TrainingConfig,
+    source: Path | None,
+    hashes: dict[str, str] | None,
+    named_as: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What run.json says of the base model and of the LoRA, where one is trained.
+    """What run.json says of the base model and of the LoRA, where one is trained; see :func:`base_entry`.
 
     Raises BadInput where the weights that ``config`` names are not there, or do not take a LoRA of its rank.
     """
     if config.rank is None:
         named(model.denoiser, config.decided().parameters)
-        return base_entry(source, hashes)
+        return base_entry(source, hashes, named_as)
     # The base is read again with every use of the LoRA, from wherever that is.
-    return {**base_entry(source and source.absolute(), hashes), "lora": planned(model.denoiser, config)}
+    return {**base_entry(source and source.absolute(), hashes, named_as), "lora": planned(model.denoiser, config)}
 
 
 def learning_rate(family: str, given: Mapping[str, Any]) -> dict[str, float]:
@@ -38,9 +42,11 @@ def learning_rate(family: str, given: Mapping[str, Any]) -> dict[str, float]:
     return {"learning_rate": rate if given.get("rank") is None else max(rate, min(10 * rate, 1e-3))}
 
 
-def base_entry(source: Path | None, hashes: dict[str, str] | None) -> dict[str, Any]:
-    """What run.json says of the base model."""
-    return {"base_model": {"source": str(source) if source else None, "sha256": hashes}}
+def base_entry(
+    source: Path | None, hashes: dict[str, str] | None, named_as: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What run.json says of the base model; ``named_as``: see :func:`erasediff.api.inputs.origin`."""
+    return {"base_model": {"source": str(source) if source else None, "sha256": hashes, **(named_as or {})}}
 
 
 def keep(model: Model, adapters: Lora | None, record: dict[str, Any], place: RunDirectory) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from erasediff.errors import BadInput, listing
-from erasediff.families import HUB_ID
 from erasediff.families.clip_images import FILES as PREPARED
 from erasediff.families.clip_images import Preprocessing
+from erasediff.families.hub import is_id
 from erasediff.families.reading import first_line
 from erasediff.files import read_json, sha256
 
@@ -85,7 +85,7 @@ class Clip:
         not installed.
         """
         folder = Path(source)
-        if not folder.exists() and HUB_ID.fullmatch(str(source)):
+        if is_id(source):
             folder = _snapshot(str(source))
             name = str(source)
         else:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from erasediff.auditing.result import parse_requirement
 from erasediff.cli.bridge import Parser
-from erasediff.cli.common import GIVEN, add_output, config_entries, parse
+from erasediff.cli.common import GIVEN, add_model_config, add_output, config_entries, parse
 
 OTHERS = {
     "base": "the model before erasing",
@@ -21,6 +21,7 @@ def parser() -> Parser:
     made.add_argument("model", metavar="MODEL", nargs="?", default=GIVEN, help="the erased model: a run or a pipeline")
     for name, text in OTHERS.items():
         made.add_argument(f"--{name}", metavar="MODEL", default=GIVEN, help=text)
+    add_model_config(made)
     made.add_argument(
         "--target",
         action="append",

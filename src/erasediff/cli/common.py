@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from erasediff.cli.bridge import Parser, from_config, read_config
@@ -20,6 +21,17 @@ def add_output(parser: Parser, *, required: bool = True) -> None:
         "--overwrite", action="store_true", default=GIVEN, help="replace what is in output_dir instead of refusing"
     )
     parser.set_defaults(_required=["output_dir"] if required else [])
+
+
+def add_model_config(parser: Parser) -> None:
+    """--model_config."""
+    parser.add_argument(
+        "--model_config",
+        metavar="DIR|HUB_ID",
+        default=GIVEN,
+        help="for a MODEL that is one .safetensors file: the pipeline that says how it is built (default: the one of "
+        "the Hub that diffusers takes for its keys)",
+    )
 
 
 def add_run_flags(parser: Parser) -> None:
@@ -65,4 +77,9 @@ def parse(
 def config_entries(argv: Sequence[str], flatten: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
     """The entries of the --config file, if one is named, after ``flatten``."""
     path = early(argv, "config").get("config")
+    if path and Path(path).is_dir():
+        raise BadInput(
+            f"--config {path} is a directory, and it reads flags from a YAML file; what says how a single-file MODEL "
+            f"is built is --model_config {path}"
+        )
     return flatten(read_config(path)) if path else {}

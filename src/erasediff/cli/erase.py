@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from erasediff.cli.bridge import Parser, add_fields, chosen_fields
-from erasediff.cli.common import GIVEN, add_output, add_run_flags, config_entries, early, parse
+from erasediff.cli.common import GIVEN, add_model_config, add_output, add_run_flags, config_entries, early, parse
 from erasediff.cli.showing import add_showing
 from erasediff.data.generated import Generation
 from erasediff.errors import BadInput
@@ -22,7 +22,14 @@ def parser(method: str) -> Parser:
     """The flags of erase with those of one method."""
     kind = METHODS[method]
     made = Parser(prog="erasediff erase", description="Remove the influence of a target from a diffusion model.")
-    made.add_argument("model", metavar="MODEL", nargs="?", default=GIVEN, help="pipeline directory or run directory")
+    made.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        default=GIVEN,
+        help="pipeline directory, run directory, Hub id, FILE.safetensors",
+    )
+    add_model_config(made)
     made.add_argument(
         "--target",
         metavar="TARGET",

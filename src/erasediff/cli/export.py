@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from erasediff.cli.bridge import Parser
-from erasediff.cli.common import GIVEN, add_output, parse
+from erasediff.cli.common import GIVEN, add_model_config, add_output, parse
 
 
 def main(argv: Sequence[str]) -> int:
     made = Parser(prog="erasediff export", description="Write a run's model in another form.")
-    made.add_argument("run", metavar="RUN", nargs="?", default=GIVEN, help="a run directory")
+    made.add_argument("run", metavar="RUN", nargs="?", default=GIVEN, help="a run directory, or another MODEL")
+    add_model_config(made)
     made.add_argument(
         "--to",
         metavar="FORM",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from erasediff.cli.bridge import Parser, add_fields, chosen_fields
-from erasediff.cli.common import GIVEN, add_output, add_run_flags, config_entries, parse
+from erasediff.cli.common import GIVEN, add_model_config, add_output, add_run_flags, config_entries, parse
 from erasediff.families.architecture import Architecture
 from erasediff.training.config import TRAIN_DEFAULTS, TrainingConfig
 
@@ -41,6 +41,7 @@ def _add_words(made: Parser) -> None:
         default=GIVEN,
         help="train this model's denoiser further (pipeline directory, run directory, Hub id) instead of a new one",
     )
+    add_model_config(made)
     made.add_argument(
         "--caption_column",
         metavar="COLUMN",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from erasediff.errors import BadInput, listing
-from erasediff.files import read_json
+from erasediff.families import hub
+from erasediff.files import read_json, weight_hashes
 from erasediff.registry import Registry
 
 FAMILIES = Registry(
@@ -24,6 +24,7 @@ FAMILIES = Registry(
         "stable_diffusion_3": "erasediff.families:STABLE_DIFFUSION_3",
         "flux": "erasediff.families:FLUX",
         "pixart": "erasediff.families:PIXART",
+        "sana": "erasediff.families:SANA",
     },
 )
 
@@ -34,7 +35,8 @@ class Family:
 
     ``load(directory) -> Model`` and ``adopt(pipeline) -> Model`` import their module only when they are called.
     ``needs``: the optional extras that this takes. ``learning_rate``: what its whole weights are erased at unless told.
-    ``single_file`` writes a model to one file in the layout in which it was first published.
+    ``load_file(file, configuration)`` reads a single safetensors file, where diffusers can; ``single_file`` writes a
+    model to one in the layout in which it was first published.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Family:
     learning_rate: float = 1e-5
     load: Callable[[Path], Any]
     adopt: Callable[[Any], Any]
+    load_file: Callable[[Path, Path], Any] | None = None
     single_file: Callable[..., None] | None = None
 
 
@@ -95,6 +98,7 @@ STABLE_DIFFUSION = Family(
     needs=("text",),
     load=_later("stable_diffusion", "load"),
     adopt=_later("stable_diffusion", "adopt"),
+    load_file=_later("stable_diffusion", "load_file"),
     single_file=_later("single_file", "write"),
 )
 
@@ -105,10 +109,12 @@ STABLE_DIFFUSION_XL = Family(
     pipelines=("StableDiffusionXLPipeline",),
     targets=("class", "samples", "concept"),
     predictions=("epsilon", "v_prediction"),
-    exports=("full", "lora", "comfyui"),
+    exports=("full", "lora", "single_file", "comfyui"),
     needs=("text",),
     load=_later("stable_diffusion_xl", "load"),
     adopt=_later("stable_diffusion_xl", "adopt"),
+    load_file=_later("stable_diffusion_xl", "load_file"),
+    single_file=_later("single_file_xl", "write"),
 )
 
 
@@ -122,6 +128,7 @@ STABLE_DIFFUSION_3 = Family(
     needs=("text",),
     load=_later("stable_diffusion_3", "load"),
     adopt=_later("stable_diffusion_3", "adopt"),
+    load_file=_later("stable_diffusion_3", "load_file"),
 )
 
 
@@ -135,6 +142,7 @@ FLUX = Family(
     needs=("text",),
     load=_later("flux", "load"),
     adopt=_later("flux", "adopt"),
+    load_file=_later("flux", "load_file"),
 )
 
 
@@ -151,50 +159,42 @@ PIXART = Family(
 )
 
 
-FETCHED = ["*.json", "*/*.safetensors", "*/merges.txt", "*/spiece.model"]
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
-
-
-def _snapshot(hub_id: str) -> Path:
-    """Fetch configuration and the parts' safetensors (no code, no pickles) of a Hub id into the Hub's own cache.
-
-    Weights beside the folders are the whole model once more, in one file for other programs.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    name, _, revision = hub_id.partition("@")
-    try:
-        found = snapshot_download(name, revision=revision or None, allow_patterns=FETCHED)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"model {hub_id!r} is no path here, and cannot be had from the Hub: {reason}") from error
-    return Path(found)
+SANA = Family(
+    name="sana",
+    summary="SanaTransformer2DModel in deeply compressed latents, asked in words through Gemma 2 (Sana)",
+    pipelines=("SanaPipeline",),
+    targets=("class", "samples", "concept"),
+    predictions=("flow",),
+    exports=("full", "lora"),
+    needs=("text",),
+    load=_later("sana", "load"),
+    adopt=_later("sana", "adopt"),
+)
 
 
 INDEX = "model_index.json"
 PICKLES = ("ckpt", "bin", "pt", "pth", "pkl")
 
 
+ONE_FILE = (".safetensors", ".sft")
+
+
 def _refuse_file(path: Path) -> BadInput:
-    """The refusal of a single file, with the command that makes a directory of it."""
-    command = (
-        f"python -c \"from diffusers import StableDiffusionPipeline as P; P.from_single_file('{path}')"
-        ".save_pretrained('model')\""
-    )
+    """The refusal of a file that is none of :data:`ONE_FILE`."""
     if path.suffix.lstrip(".").lower() in PICKLES:
+        command = (
+            f"python -c \"from diffusers import StableDiffusionPipeline as P; P.from_single_file('{path}')"
+            ".save_pretrained('model')\""
+        )
         return BadInput(
             f"{path} is a pickle, which can run code when it is read, and is never read here; if you trust where it "
             f"comes from, convert it where that may happen: {command}"
         )
-    return BadInput(
-        f"{path} is a single file, which does not say how its model is built; make a pipeline directory of it "
-        f"(diffusers fetches the configuration from the Hub, or takes config=DIR): {command}"
-    )
+    return BadInput(f"{path} is no model; of single files those are read that end in {listing(ONE_FILE)}")
 
 
 def locate(source: str | Path) -> Path:
-    """What holds the weights behind a MODEL argument: a pipeline directory, or the ``lora/`` of a run.
+    """What holds the weights behind a MODEL argument: a pipeline directory, the ``lora/`` of a run, or one file.
 
     That is the argument itself, ``model/`` or ``lora/`` of a run directory, or a Hub id's snapshot. A Hub id is
     ``owner/name`` or ``owner/name@revision``; a path of that form that exists is the path.
@@ -202,14 +202,15 @@ def locate(source: str | Path) -> Path:
     """
     from erasediff.families.lora import holds_lora
 
-    path = Path(source)
-    if not path.exists() and HUB_ID.fullmatch(str(source)):
-        path = _snapshot(str(source))
+    path = hub.snapshot(str(source)) if hub.is_id(source) else Path(source)
     if path.is_file():
-        raise _refuse_file(path)
+        if path.suffix.lower() not in ONE_FILE:
+            raise _refuse_file(path)
+        return path
     if not path.exists():
         raise BadInput(
-            f"model {str(source)!r} does not exist; give a diffusers pipeline directory, a run directory or a Hub id"
+            f"model {str(source)!r} does not exist; give a diffusers pipeline directory, a run directory, a "
+            ".safetensors file or a Hub id"
         )
     for candidate in (path, path / "model"):
         if (candidate / INDEX).is_file():
@@ -220,12 +221,17 @@ def locate(source: str | Path) -> Path:
     raise BadInput(f"{path} is no diffusers pipeline (no model_index.json) and no run directory (no model/, no lora/)")
 
 
-def family_of(directory: Path) -> Family:
-    """The family that reads this directory: by the ``_class_name`` of its model_index.json, or of a LoRA's base."""
+def family_of(directory: Path, config: str | Path | None = None) -> Family:
+    """The family that reads what :func:`locate` found: by the ``_class_name`` of its model_index.json, or its base's.
+
+    ``config``: where the configuration of a single file is, if not where diffusers looks for it.
+    """
     from erasediff.families import adapted
 
+    if directory.is_file():
+        return _of_file(directory, config)[0]
     if not (directory / INDEX).is_file():
-        return family_of(adapted.base_of(directory))
+        return family_of(*adapted.base_of(directory))
     index = read_json(directory / INDEX)
     name = index.get("_class_name") if isinstance(index, dict) else None
     name = name[-1] if isinstance(name, list) else name
@@ -235,12 +241,42 @@ def family_of(directory: Path) -> Family:
     return known[name]
 
 
-def load(source: str | Path) -> Any:
-    """Load the model behind a MODEL argument, a LoRA merged into its base. Code found in it is never executed."""
+def load(source: str | Path, config: str | Path | None = None) -> Any:
+    """Load the model behind a MODEL argument, a LoRA merged into its base. Code found in it is never executed.
+
+    ``config``: for a single file, see :func:`family_of`.
+    """
     from erasediff.families import adapted
 
     directory = locate(source)
+    if directory.is_file():
+        family, place = _of_file(directory, config)
+        return family.load_file(directory, place) if family.load_file else None
     return family_of(directory).load(directory) if (directory / INDEX).is_file() else adapted.load(directory)
+
+
+def _of_file(file: Path, config: str | Path | None) -> tuple[Family, Path]:
+    """The family that reads a single file, and the directory that says how the model in it is built."""
+    from erasediff.families import one_file
+
+    place = one_file.configuration(file, config)
+    family = family_of(place)
+    if family.load_file is None:
+        able = [p for f in FAMILIES.values() if f.load_file for p in f.pipelines]
+        raise BadInput(
+            f"{file} is to be read as {listing(family.pipelines)}, which diffusers reads from directories only; from a "
+            f"single file it reads: {listing(sorted(able))}; give a pipeline directory"
+        )
+    return family, place
+
+
+def hashes(source: Path, config: str | Path | None = None) -> dict[str, str]:
+    """SHA-256 of every file of weights of what :func:`locate` found, by relative path."""
+    from erasediff.families import one_file
+
+    if source.is_file():
+        return one_file.hashes(source, one_file.configuration(source, config))
+    return weight_hashes(source)
 
 
 def adopt(pipeline: Any) -> Any:

@@ -132,4 +132,4 @@ def shift(transformer: Any, scheduler: Any) -> float:
     return shift_for((height // 2) * (width // 2), scheduler.config)
 
 
-load, adopt = Flux.load, Flux.adopt
+load, adopt, load_file = Flux.load, Flux.adopt, Flux.load_file

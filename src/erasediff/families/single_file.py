@@ -71,7 +71,7 @@ def tensors(model: Any) -> dict[str, Tensor]:
     made = {UNET + unet_name(k, config): v for k, v in model.denoiser.state_dict().items()}
     made |= {VAE + vae_name(k, len(model.vae.config.up_block_types)): v for k, v in vae.items()}
     made |= {TEXT + k.removeprefix("text_model."): v for k, v in model.text_encoder.state_dict().items()}
-    return {name: _as_published(name, tensor).detach().cpu().contiguous() for name, tensor in made.items()}
+    return {name: as_published(name, tensor).detach().cpu().contiguous() for name, tensor in made.items()}
 
 
 def unet_name(key: str, config: Any) -> str:
@@ -88,9 +88,9 @@ def unet_name(key: str, config: Any) -> str:
             place = block * level + number + (way == "down")
             side = "input" if way == "down" else "output"
             key = f"{side}_blocks.{place}.{int(kind == 'attentions')}.{rest}"
-    key = _replaced(key, UNET_TOP)
+    key = replaced(key, UNET_TOP)
     # What is within an attention block was never renamed.
-    return key if ".transformer_blocks." in key else _replaced(key, UNET_RESNET)
+    return key if ".transformer_blocks." in key else replaced(key, UNET_RESNET)
 
 
 def vae_name(key: str, levels: int) -> str:
@@ -100,16 +100,16 @@ def vae_name(key: str, levels: int) -> str:
         part = "upsample." if found[2] == "upsamplers.0" else "block."
         return f".up.{levels - 1 - int(found[1])}.{part}"
 
-    return _replaced(re.sub(r"\.up_blocks\.(\d+)\.(resnets|upsamplers\.0)\.", up, key), VAE_NAMES)
+    return replaced(re.sub(r"\.up_blocks\.(\d+)\.(resnets|upsamplers\.0)\.", up, key), VAE_NAMES)
 
 
-def _replaced(key: str, rules: Rules) -> str:
+def replaced(key: str, rules: Rules) -> str:
     for pattern, name in rules:
         key = re.sub(pattern, name, key)
     return key
 
 
-def _as_published(name: str, tensor: Tensor) -> Tensor:
+def as_published(name: str, tensor: Tensor) -> Tensor:
     # The VAE's attention was published with 1 x 1 convolutions where diffusers has linear layers.
     linear = name.startswith(VAE) and ATTENTION.search(name) is not None and tensor.dim() == 2
     return tensor[:, :, None, None] if linear else tensor

@@ -79,4 +79,4 @@ def ode_solver(scheduler: Any, num_inference_steps: int) -> DPMSolverMultistepSc
     return sampler
 
 
-load, adopt = StableDiffusion.load, StableDiffusion.adopt
+load, adopt, load_file = StableDiffusion.load, StableDiffusion.adopt, StableDiffusion.load_file

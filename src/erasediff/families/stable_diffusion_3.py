@@ -83,4 +83,4 @@ def shift(transformer: Any, scheduler: Any) -> float:
     return shift_for(tokens, scheduler.config, max_shift=1.16)
 
 
-load, adopt = StableDiffusion3.load, StableDiffusion3.adopt
+load, adopt, load_file = StableDiffusion3.load, StableDiffusion3.adopt, StableDiffusion3.load_file

@@ -77,4 +77,4 @@ class StableDiffusionXL(Worded):
         return ode_solver(self.scheduler, num_inference_steps)
 
 
-load, adopt = StableDiffusionXL.load, StableDiffusionXL.adopt
+load, adopt, load_file = StableDiffusionXL.load, StableDiffusionXL.adopt, StableDiffusionXL.load_file

@@ -157,6 +157,14 @@ class Worded(ABC):
         return made
 
     @classmethod
+    def load_file(cls, file: Path, config: Path) -> Self:
+        """Read a single safetensors file, built as the pipeline directory ``config`` says."""
+        from erasediff.families import one_file
+
+        made: Self = one_file.read(cls, file, config)
+        return made
+
+    @classmethod
     def adopt(cls, pipeline: Any) -> Self:
         """Adapt a loaded pipeline: a copy of its denoiser; the rest is shared where it is in float32."""
         for part in filter(lambda part: isinstance(part, nn.Module), (getattr(pipeline, name) for name in cls.PARTS)):

@@ -47,6 +47,9 @@ The base model is unchanged: whoever takes the LoRA off, or its strength down, h
 `erasediff export RUN --to full` writes weights into which it is merged.
 """
 
+ONE_FILE = (
+    "The base is a single file: its pipeline class reads it by `from_single_file` in the place of the second line.\n"
+)
 BESIDE = "`lora/` is the same change as a LoRA, to be added to the model that this one was made from.\n"
 
 LIMITS = (
@@ -97,11 +100,14 @@ def _front_matter(run: Mapping[str, Any], erased: bool) -> str:
     tags = ["erasediff", "diffusion"] + (["machine-unlearning", "concept-erasure"] if erased else [])
     if erased and isinstance(name, str) and re.fullmatch(r"[\w-]+", name) and name not in tags:
         tags.append(f"method:{name}")
-    base = run.get("base_model")
-    hub_id = base.get("id") if isinstance(base, Mapping) else None
-    known = isinstance(hub_id, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id)
-    data = ModelCardData(library_name="diffusers", tags=tags, base_model=hub_id if known else None)
+    data = ModelCardData(library_name="diffusers", tags=tags, base_model=_hub_id(run))
     return data.to_yaml()
+
+
+def _hub_id(run: Mapping[str, Any]) -> str | None:
+    base = run.get("base_model")
+    found = base.get("id") if isinstance(base, Mapping) else None
+    return found if isinstance(found, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", found) else None
 
 
 def _opening(erased: bool, target: str) -> str:
@@ -121,7 +127,13 @@ def _loading(run: Mapping[str, Any]) -> str:
     apart = isinstance(base, Mapping) and base.get("source")
     if not run.get("lora"):
         return LOADING
-    return LORA if apart else f"{LOADING}\n{BESIDE}"
+    if not isinstance(base, Mapping) or not apart:
+        return f"{LOADING}\n{BESIDE}"
+    if hub_id := _hub_id(run):
+        revision = str(base.get("revision") or "")
+        pinned = f', revision="{revision}"' if re.fullmatch(r"[\w./-]+", revision) else ""
+        return LORA.replace('"BASE"', f'"{hub_id}"{pinned}')
+    return LORA + (f"\n{ONE_FILE}" if str(base.get("source")).endswith(".safetensors") else "")
 
 
 def _findings(result: AuditResult) -> str:

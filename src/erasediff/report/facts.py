@@ -35,7 +35,7 @@ def making(run: Mapping[str, Any]) -> Facts:
         "Settings": plain(method.get("fields")),
         "LoRA": plain({k: lora[k] for k in ("rank", "alpha") if k in lora}),
         "Started from": plain(_mapping(run.get("init"))),
-        "Base model": base.get("id") or base.get("source") or run.get("base_model_id"),
+        "Base model": _base(base) or run.get("base_model_id"),
         "Data": data.get("spec"),
         "Samples": count(data["n"]) if isinstance(data.get("n"), int) else None,
         "Seed": run.get("seed"),
@@ -44,6 +44,12 @@ def making(run: Mapping[str, Any]) -> Facts:
         "Cost": spent(cost),
     }
     return [(label, str(value)) for label, value in known.items() if value not in (None, "", "{}")]
+
+
+def _base(base: Mapping[str, Any]) -> object:
+    """Where the base model came from: its name and revision on the Hub, else its path."""
+    name, revision = base.get("id"), base.get("revision")
+    return (f"{name} at revision {revision}" if revision else name) if name else base.get("source")
 
 
 def measuring(result: AuditResult) -> Facts:
@@ -107,6 +113,7 @@ def command(result: AuditResult) -> str:
         "classifier": _mapping(setting.get("request")).get("classifier"),
         "prompt_template": _mapping(setting.get("request")).get("prompt_template"),
         "clip": _mapping(setting.get("request")).get("clip"),
+        "model_config": _mapping(setting.get("request")).get("model_config"),
     }
     words += [w for flag, value in flags.items() if value is not None for w in (f"--{flag}", str(value))]
     return shlex.join([*words, *_attacks(setting), "--output_dir", "audit"])
