@@ -12,12 +12,11 @@ import yaml
 
 from erasediff.api.erase import method_named
 from erasediff.api.inputs import parsed_targets
+from erasediff.api.plan_audit import audit_settings
 from erasediff.api.typed import converted, integer, mapping, several, typed
 from erasediff.auditing.suite import Suite
-from erasediff.auditing.suites import SUITES, with_attacks
 from erasediff.data.targets import Target
-from erasediff.errors import BadInput, check_one_of, listing, unknown
-from erasediff.families.precision import AUTOCAST, FULL
+from erasediff.errors import BadInput, listing, unknown
 from erasediff.methods.base import Method
 from erasediff.report.rivals import MEASURES
 from erasediff.training.config import ERASE_DEFAULTS, TrainingConfig
@@ -40,15 +39,6 @@ KEYS = {
 }
 RESERVED = ("base", "retrained")
 METHOD_KEYS = ("method", "training", "seeds", "targets")
-ATTACKED = ("extraction", "membership")  # cheap, and for a target of samples the very question
-AUDIT_FIELDS = {
-    "classifier": str,
-    "features": str,
-    "clip": str,
-    "guidance_scale": float,
-    "mixed_precision": str,
-    "seed": int,
-}
 
 
 @dataclass(frozen=True)
@@ -134,7 +124,7 @@ def parse(content: Any, where: str = "the plan") -> Plan:
     training = typed("training", TrainingConfig, given.get("training"), refused={"seed": "list seeds under `seeds`"})
     jobs = _jobs(given, seeds, targets, training, models)
     found = list(dict.fromkeys(j.label for j in jobs))
-    suite, audit = _audit(given.get("audit"))
+    suite, audit = audit_settings(given.get("audit"))
     control = _label("control", given.get("control"), found)
     reference = _label("reference", given.get("reference"), found)
     if control is not None and reference == control:
@@ -218,33 +208,6 @@ def _method(label: str, mine: Mapping[str, Any], training: Mapping[str, Any]) ->
     )
     replace(ERASE_DEFAULTS, **{**training, **own})  # refuses what cannot be
     return method_named(named, typed(f"method {label}", kind, given)), {**training, **own}
-
-
-def _audit(given: Any) -> tuple[Suite, dict[str, Any]]:
-    """The suite with its changed sizes, its name saying which, and the other settings of the audits."""
-    settings = mapping("audit", given)
-    sizes = [f.name for f in fields(Suite) if f.name not in ("name", "attacks")]
-    for key in settings:
-        if key not in ("suite", "attacks", *AUDIT_FIELDS, *sizes):
-            raise unknown("key of audit", key, ("suite", "attacks", *AUDIT_FIELDS, *sizes))
-    named = str(settings.get("suite", "standard"))
-    check_one_of("suite", named, SUITES)
-    changed = typed("audit", Suite, {k: v for k, v in settings.items() if k in sizes})
-    for name, value in changed.items():
-        if value < 1:
-            raise BadInput(f"audit: {name} must be at least 1, got {settings[name]}")
-    attacks = settings.get("attacks", ATTACKED)
-    if not isinstance(attacks, (list, tuple)):
-        raise BadInput(f"audit: attacks must be a list of names, got {attacks!r}")
-    suite = with_attacks(SUITES[named], [str(a) for a in attacks])
-    said = [f"{k} {v}" for k, v in changed.items()] + ([f"attacks {listing(attacks)}"] if "attacks" in settings else [])
-    suite = replace(suite, **changed, name=", ".join([named, *said]))
-    given_fields = {k: kind for k, kind in AUDIT_FIELDS.items() if settings.get(k) is not None}
-    rest = {k: converted(f"audit: {k}", kind, settings[k]) for k, kind in given_fields.items()}
-    check_one_of("audit: mixed_precision", rest.get("mixed_precision", FULL), AUTOCAST)
-    if rest.get("mixed_precision") == FULL:  # as in plans from before there was a choice: their audits are still good
-        del rest["mixed_precision"]
-    return suite, {"features": "classifier", "guidance_scale": 1.5, "seed": 0, **rest}
 
 
 def _retrained(given: Any, names: set[str], seeds: Sequence[int]) -> dict[str, dict[int | None, Any]]:
