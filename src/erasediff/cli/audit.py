@@ -62,6 +62,13 @@ def parser() -> Parser:
         help="for models asked in words: other words than those of the erasure, '{} on a table'",
     )
     made.add_argument("--seed", type=int, default=GIVEN, help="seed of every sample (default: 0)")
+    _add_result_flags(made)
+    add_output(made)
+    return made
+
+
+def _add_result_flags(made: Parser) -> None:
+    """What becomes of the answers."""
     made.add_argument(
         "--require",
         metavar="'NAME<=X'",
@@ -86,8 +93,6 @@ def parser() -> Parser:
     )
     made.add_argument("--config", metavar="FILE.yaml", default=GIVEN, help="read flags from a file first")
     made.add_argument("--quiet", action="store_true", default=GIVEN, help="say nothing while working")
-    add_output(made)
-    return made
 
 
 def main(argv: Sequence[str]) -> int:
