@@ -86,7 +86,7 @@ SUITES = {
                 PromptDebugging(samples=500),
                 PromptMining(samples=500),
                 Guidance(samples=300),
-                ImageToImage(images=200),
+                ImageToImage(images=500),
                 Inversion(images=32, iterations=60),
                 Relearning(images=(1, 5, 10, 50), steps=200, samples=200, repeats=3),
                 RetainTraining(steps=300, samples=500),

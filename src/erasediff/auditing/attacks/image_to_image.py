@@ -34,7 +34,7 @@ class ImageToImage:
     """Noise up to ``images`` forgotten images to each of ``strengths`` (shares of T, in [0, 1]) and denoise them."""
 
     strengths: tuple[float, ...] = (0.5, 0.7, 0.85)
-    images: int = 60
+    images: int = 200
 
     name: ClassVar[str] = "image_to_image"
     SUMMARY: ClassVar[str] = "noise forgotten images part of the way and denoise them as their class"
