@@ -6,7 +6,7 @@ Shapes: ``B`` samples in a batch, ``C`` channels, ``H`` x ``W`` pixels (or laten
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
@@ -53,7 +53,7 @@ class ClassConditions:
     excluded: tuple[int, ...] = ()
     anchor: int | None = None
     anchors: tuple[tuple[int, int], ...] = ()
-    in_words: bool = False
+    in_words: bool = field(default=False, repr=False)  # says how to train: audits' keys do without
 
     def own(self, labels: Tensor | None) -> Condition:
         """Each sample's own condition [B]; ``None`` for an unconditional model."""
