@@ -6,8 +6,7 @@ The one door of the audit to transformers. Nothing is downloaded unless a Hub id
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from erasediff.errors import BadInput, listing
 from erasediff.families.clip_images import FILES as PREPARED
 from erasediff.families.clip_images import Preprocessing
 from erasediff.families.hub import is_id
+from erasediff.families.muted import muted
 from erasediff.families.reading import first_line
 from erasediff.files import read_json, sha256
 
@@ -153,7 +153,7 @@ def _read(folder: Path) -> tuple[Any, Any]:
     kind: Any = CLIPModel  # whose annotations know only the answer without loading information
     options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
     try:
-        with _quiet():
+        with muted("transformers"):
             module, info = kind.from_pretrained(folder, **options)
             tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
@@ -180,19 +180,3 @@ def _fingerprint(folder: Path) -> str:
     for path in sorted({path for pattern in READ for path in folder.glob(pattern)}):
         digest.update(f"{path.name} {sha256(path)}\n".encode())
     return digest.hexdigest()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' bars and remarks out of the output; what it would say of missing weights is an error here."""
-    from transformers.utils import logging
-
-    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -8,20 +8,19 @@ the keys. Parts that the file lacks are read from there too.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from diffusers.loaders import single_file_utils as published
-from diffusers.utils import logging
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from erasediff.errors import BadInput
 from erasediff.families import hub
+from erasediff.families.muted import muted
 from erasediff.families.reading import (
     UNREADABLE,
     check_finite,
@@ -102,7 +101,7 @@ def read(kind: Any, file: Path, config: Path) -> Any:
     beside = {name: part for name, part in kind.PARTS.items() if not _is_in(name, named_class(index, name), names)}
     taken = set(kind.PIPELINE._get_signature_keys(kind.PIPELINE)[0])
     given: dict[str, Any] = {name: None for name in UNSEEN if name in taken}
-    with _silent():
+    with muted("diffusers"), quiet():
         given["scheduler"] = read_scheduler(config, named_class(index, "scheduler"))
         given |= {name: _beside(file, config, name, part) for name, part in beside.items()}
         try:
@@ -190,18 +189,3 @@ def _why(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"it lacks {error}"
     return "it lacks weights of that" if isinstance(error, NotImplementedError) else first_line(error)
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keep the progress bars and remarks of diffusers and transformers out of the output."""
-    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with quiet():
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()

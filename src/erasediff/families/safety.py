@@ -7,8 +7,7 @@ StableDiffusionSafetyChecker). Nothing is imported or read before the first imag
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from erasediff.errors import BadInput
 from erasediff.families.clip_images import Preprocessing
+from erasediff.families.muted import muted
 from erasediff.families.reading import first_line
 from erasediff.files import read_json, sha256
 
@@ -72,7 +72,8 @@ class SafetyChecker:
         found: list[bool] = []
         for batch in images.split(BATCH):
             shown = self.prepared(batch.to(weight.device)).to(weight.dtype)
-            with _quiet():  # it also blackens the images it is given, and says so: these are empty
+            # It also blackens the images it is given, and says so: these are empty.
+            with muted("diffusers", "transformers"):
                 found += module(clip_input=shown, images=torch.zeros(len(batch), 1))[1]
         return np.array(found, dtype=bool)
 
@@ -94,30 +95,10 @@ class SafetyChecker:
         variant = None if self._weights.name == WEIGHTS[0] else "fp16"
         options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
         try:
-            with _quiet():
+            with muted("diffusers", "transformers"):
                 module, info = StableDiffusionSafetyChecker.from_pretrained(self.checker, variant=variant, **options)
         except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
             raise BadInput(f"{self.checker} cannot be read as a {CLASS}: {first_line(error)}") from error
         if absent := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
             raise BadInput(f"{self.checker} lacks {len(absent)} weights of a {CLASS}, first {absent[0]}")
         return module.float().eval().to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep both libraries' bars and remarks out of the output."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    libraries = (diffusers_logging, transformers_logging)
-    levels, bars = [library.get_verbosity() for library in libraries], transformers_logging.is_progress_bar_enabled()
-    for library in libraries:
-        library.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library, level in zip(libraries, levels, strict=True):
-            library.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

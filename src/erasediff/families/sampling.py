@@ -51,6 +51,7 @@ def trajectory(
     condition: Condition,
     null: Condition,
     *,
+    start: int = 0,
     stop: int | None = None,
     guidance_scale: float = 1.0,
     num_inference_steps: int = 20,
@@ -58,21 +59,26 @@ def trajectory(
     denoiser: nn.Module | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> Tensor:
-    """What :func:`sample` holds after ``stop`` of its steps (default: all): ``x_t`` [B, ...] at the next time step."""
+    """What :func:`sample` holds after ``stop`` of its steps (default: all): ``x_t`` [B, ...] at the next time step.
+
+    ``start``: the step before which ``x_T`` stands, where it has been noised part of the way only.
+    """
     denoiser = model.denoiser if denoiser is None else denoiser
     scheduler = model.sampler(num_inference_steps)
     null = null if guidance_scale != 1.0 else None
+    if start:
+        scheduler.set_begin_index(start)
     x = x_T
-    for t in scheduler.timesteps[:stop]:
+    for t in scheduler.timesteps[start:stop]:
         with autocast(x.device, mixed_precision):
-            prediction = guided(model, denoiser, x, steps_at(t, x), condition, null, guidance_scale)
+            prediction = _guided(model, denoiser, x, steps_at(t, x), condition, null, guidance_scale)
         x = scheduler.step(prediction, t, x).prev_sample
         if on_step is not None:
             on_step()
     return x
 
 
-def guided(
+def _guided(
     model: Model, denoiser: nn.Module, x: Tensor, t: Tensor, condition: Condition, null: Condition, scale: float
 ) -> Tensor:
     """The prediction [B, ...] in fp32 that a sampler steps along: one pass, or with a ``null`` two and guidance."""

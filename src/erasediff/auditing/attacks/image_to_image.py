@@ -22,8 +22,8 @@ from erasediff.auditing.result import Measurement
 from erasediff.auditing.statistics import bootstrap_mean
 from erasediff.errors import BadInput
 from erasediff.families.base import Model
-from erasediff.families.precision import FULL, autocast
-from erasediff.families.sampling import guided, steps_at
+from erasediff.families.precision import FULL
+from erasediff.families.sampling import steps_at, trajectory
 from erasediff.randomness import generator
 
 FEWEST = 6
@@ -146,16 +146,19 @@ def restore(
     """
     condition, conditions = model.conditions.own(labels), model.conditions
     null = None if conditions.null_label is None or guidance_scale == 1.0 else conditions.null(labels)
-    scheduler = model.sampler(num_inference_steps)
-    begin = first_step(model, scheduler.timesteps, strength)
-    scheduler.set_begin_index(begin)
-    left = scheduler.timesteps[begin:]
-    x = model.noising.noised(x_0, noise, steps_at(left[0], x_0)).x_t
-    for t in left:
-        with autocast(x.device, mixed_precision):
-            prediction = guided(model, model.denoiser, x, steps_at(t, x), condition, null, guidance_scale)
-        x = scheduler.step(prediction, t, x).prev_sample
-    return model.decode(x), len(left) * (1 if null is None else 2)
+    timesteps = model.sampler(num_inference_steps).timesteps
+    begin = first_step(model, timesteps, strength)
+    x = trajectory(
+        model,
+        model.noising.noised(x_0, noise, steps_at(timesteps[begin], x_0)).x_t,
+        condition,
+        null,
+        start=begin,
+        guidance_scale=guidance_scale,
+        num_inference_steps=num_inference_steps,
+        mixed_precision=mixed_precision,
+    )
+    return model.decode(x), len(timesteps[begin:]) * (1 if null is None else 2)
 
 
 def _labels(scene: Scene, chosen: Tensor) -> Tensor:
