@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from erasediff.errors import BadInput, check_one_of
-from erasediff.families import STABLE_DIFFUSION, UNET2D
+from erasediff.families.entries import STABLE_DIFFUSION, UNET2D
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
