@@ -35,8 +35,8 @@ QUICK = {
 VARIANTS = {
     "erasediff, anchor": ("erasediff", {"forget_target": "anchor"}),
     "erasediff, unconditional": ("erasediff", {"forget_target": "unconditional"}),
-    "esd, data": ("esd", {"x_t": "data"}),
-    "concept_ablation, data": ("concept_ablation", {"images": "forget", "retain": "data"}),
+    "esd, data": ("esd", {"x_t": "data", "retain_weight": 1.0}),
+    "concept_ablation, data": ("concept_ablation", {"images": "forget", "held": "data", "retain": "distill"}),
     "uce, unconditional": ("uce", {"towards": "unconditional"}),
 }
 

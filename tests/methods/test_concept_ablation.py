@@ -81,7 +81,7 @@ def test_what_is_held_is_the_anchor_or_the_retain_set(squares):
     """The second term's gradient, alone: that of the denoising loss it names."""
     plain, held, data = (
         session(squares, ConceptAblation(**QUICK, **fields))
-        for fields in ({"retain_weight": 0.0}, {"retain_weight": 2.0}, {"retain_weight": 2.0, "retain": "data"})
+        for fields in ({"retain_weight": 0.0}, {"retain_weight": 2.0}, {"retain_weight": 2.0, "held": "data"})
     )
     logs = [s.method.direction(s.context, s.pairs.at(0), s.state).log for s in (plain, held, data)]
     assert "retain_loss" not in logs[0]
@@ -89,6 +89,16 @@ def test_what_is_held_is_the_anchor_or_the_retain_set(squares):
     assert logs[0]["forget_loss"] == logs[1]["forget_loss"] == logs[2]["forget_loss"]
     assert not held.method.needs.retain_set
     assert data.method.needs.retain_set
+
+
+@pytest.mark.parametrize("held", ["anchor", "data"])
+def test_what_is_held_by_distillation_pulls_nothing_at_first(held, squares):
+    """At theta_0 the model is the frozen one: the second term has neither loss nor gradient."""
+    fields = {"held": held, "retain": "distill", "retain_weight": 5.0}
+    alone, beside = (session(squares, ConceptAblation(**QUICK, **more)) for more in ({"retain_weight": 0.0}, fields))
+    first, other = (s.method.direction(s.context, s.pairs.at(0), s.state) for s in (alone, beside))
+    assert other.log["retain_loss"] < 1e-12
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(first.gradients, other.gradients, strict=True))
 
 
 def test_without_an_anchor_it_is_refused_and_with_a_class_it_runs(squares):
@@ -111,7 +121,9 @@ def test_without_an_anchor_it_is_refused_and_with_a_class_it_runs(squares):
     "fields",
     [
         {"images": "none"},
+        {"held": "none"},
         {"retain": "none"},
+        {"retain_null_share": 1.5},
         {"anchor_samples": 0},
         {"num_inference_steps": 0},
         {"retain_weight": -1.0},
@@ -124,5 +136,5 @@ def test_fields_out_of_range_are_refused(fields):
 
 
 def test_images_that_are_not_drawn_cannot_be_held():
-    with pytest.raises(BadInput, match="retain anchor holds the images of the anchor"):
+    with pytest.raises(BadInput, match="held anchor holds the images of the anchor"):
         ConceptAblation(images="forget")

@@ -150,6 +150,37 @@ def test_micro_batches_draw_what_the_whole_batch_would(squares):
     assert torch.allclose(one.loss, two.loss, rtol=1e-4)
 
 
+def moved(s):
+    """(forget, retain): how far the answers have moved from the frozen model's, on noise that no step has seen."""
+    pair = s.pairs.at(0)
+    found = []
+    for batch in (pair.forget, pair.retain):
+        batch = replace(batch, role="held out")
+        noisy, own = s.context.noised(batch), s.model.conditions.own(batch.labels)
+        now, before = s.context.predict(noisy, own).detach(), s.context.predict(noisy, own, frozen=True)
+        found.append(float(s.context.divergence(now, before).mean()))
+    return found
+
+
+def test_holding_the_retain_set_keeps_its_answers_and_still_erases(squares):
+    after = []
+    for weight in (0.0, 3.0):
+        method = ESD(x_t="data", retain_weight=weight)
+        s = session("unet2d-v", squares, method, max_train_steps=40, learning_rate=3e-3)
+        for _ in range(40):
+            take_step(s)
+        after.append(moved(s))
+    (alone, rest_alone), (held, rest_held) = after
+    assert rest_held < 0.5 * rest_alone
+    assert held > 0.3 * alone
+
+
+def test_the_retain_set_is_needed_only_where_it_is_held():
+    assert not ESD().needs.retain_set
+    assert ESD(retain_weight=0.5).needs.retain_set
+    assert ESD(x_t="data", retain_weight=1.0).forward_equivalents() == 9
+
+
 def test_what_it_cannot_be_asked_of(squares, tmp_path):
     with pytest.raises(BadInput, match="this model is asked for nothing: it is unconditional"):
         erase(TINY["unet2d-unconditional"]().pipeline(), "class:1", squares, ESD(), quiet=True)
@@ -165,7 +196,15 @@ def test_what_it_cannot_be_asked_of(squares, tmp_path):
 
 @pytest.mark.parametrize(
     "fields",
-    [{"x_t": "noise"}, {"negative_guidance": -1.0}, {"guidance_scale": float("nan")}, {"num_inference_steps": 0}],
+    [
+        {"x_t": "noise"},
+        {"negative_guidance": -1.0},
+        {"guidance_scale": float("nan")},
+        {"num_inference_steps": 0},
+        {"retain_weight": -1.0},
+        {"retain": "all"},
+        {"retain_null_share": -0.1},
+    ],
 )
 def test_fields_out_of_range_are_refused(fields):
     with pytest.raises(BadInput, match=next(iter(fields))):

@@ -20,12 +20,12 @@ import torch
 from erasediff.data.pairs import Batch, Pair, Pairs
 from erasediff.data.sources import as_floats
 from erasediff.errors import BadInput, check_one_of
-from erasediff.methods.base import Direction, Losses, Needs, State, StepContext, Term, record
-from erasediff.methods.objectives import Anchor, Denoise
+from erasediff.methods.base import Direction, Needs, State, StepContext, Term, record
+from erasediff.methods.objectives import RETAIN_OBJECTIVES, Anchor
 from erasediff.solver.gram import combine
 
 IMAGES = ("anchor", "forget")
-RETAIN = ("anchor", "data")
+HELD = ("anchor", "data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,12 @@ class ConceptAblation:
         anchor_samples: how many images of the anchor are drawn.
         num_inference_steps: sampling steps for each of them.
         guidance_scale: guidance under which they are drawn.
-        retain_weight: lambda, weight of the denoising loss of what is held; 0 holds nothing.
-        retain: what is held: ``anchor`` (those images under the anchor's condition, as in the paper) or ``data`` (the
+        retain_weight: lambda, weight of the loss of what is held; 0 holds nothing.
+        held: what is held: ``anchor`` (those images under the anchor's condition, as in the paper) or ``data`` (the
             retain set).
+        retain: the loss that holds it: ``denoise`` (the ordinary one, as in the paper), ``distill`` (agree with the
+            frozen model) or ``blend`` (agree with the mean of both).
+        retain_null_share: share of held samples whose condition is dropped.
     """
 
     images: str = "anchor"
@@ -47,30 +50,35 @@ class ConceptAblation:
     num_inference_steps: int = 20
     guidance_scale: float = 3.0
     retain_weight: float = 1.0
-    retain: str = "anchor"
+    held: str = "anchor"
+    retain: str = "denoise"
+    retain_null_share: float = 0.0
 
     PAPER: ClassVar[str] = "arXiv:2303.13516"
     SUMMARY: ClassVar[str] = "the concept is answered as the frozen model answers an anchor"
 
     def __post_init__(self) -> None:
         check_one_of("images", self.images, IMAGES)
-        check_one_of("retain", self.retain, RETAIN)
+        check_one_of("held", self.held, HELD)
+        check_one_of("retain", self.retain, RETAIN_OBJECTIVES)
         for name in ("anchor_samples", "num_inference_steps"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("retain_weight", "guidance_scale"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise BadInput(f"{name} must be finite and not negative, got {getattr(self, name)}")
-        if self.retain_weight and self.retain == "anchor" and self.images != "anchor":
+        if not 0 <= self.retain_null_share <= 1:
+            raise BadInput(f"retain_null_share must lie in [0, 1], got {self.retain_null_share}")
+        if self.retain_weight and self.held == "anchor" and self.images != "anchor":
             raise BadInput(
-                f"retain anchor holds the images of the anchor, and with images {self.images} none are drawn; "
-                "use retain data, or retain_weight 0"
+                f"held anchor holds the images of the anchor, and with images {self.images} none are drawn; "
+                "use held data, or retain_weight 0"
             )
 
     @property
     def needs(self) -> Needs:
         guided = self.images == "anchor" and self.guidance_scale != 1
-        held = self.retain == "data" and self.retain_weight > 0
+        held = self.held == "data" and self.retain_weight > 0
         return Needs(retain_set=held, own_condition=True, anchor=True, null_condition=guided, frozen=True)
 
     def prepare(self, ctx: StepContext, pairs: Pairs) -> State:  # noqa: ARG002
@@ -101,21 +109,16 @@ class ConceptAblation:
         forget = _drawn(ctx, pair.forget, state)
         if not self.retain_weight:
             return ctx.gradients((Anchor(0.0), forget))
-        if self.retain == "data":
-            return ctx.gradients((Anchor(0.0), forget), (Denoise(0.0), pair.retain))
-        return ctx.gradients((Anchor(0.0), forget), (held_anchor, replace(forget, role="anchor")))
+        held = pair.retain
+        if self.held == "anchor":
+            held = replace(forget, labels=ctx.model.conditions.anchored(forget.labels), role="anchor")
+        objective = RETAIN_OBJECTIVES[self.retain](self.retain_null_share)
+        return ctx.gradients((Anchor(0.0), forget), (objective, held))
 
     def forward_equivalents(self) -> float:
-        """One student and one frozen pass, and one more student where something is held; once, the anchor's images."""
-        return 7 if self.retain_weight else 4
-
-
-def held_anchor(ctx: StepContext, batch: Batch) -> Losses:
-    """The denoising loss of images of the anchor under the anchor's condition."""
-    noisy = ctx.noised(batch)
-    prediction = ctx.predict(noisy, ctx.model.conditions.anchored(batch.labels))
-    loss = ctx.divergence(prediction, ctx.model.noising.target(noisy))
-    return Losses(loss, None, loss.detach())
+        """One student and one frozen pass, what holds something in the same way; once, the anchor's images."""
+        held = 3 if self.retain == "denoise" else 4
+        return 4 + (held if self.retain_weight else 0)
 
 
 def _drawn(ctx: StepContext, forget: Batch, state: State) -> Batch:

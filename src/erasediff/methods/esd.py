@@ -23,16 +23,19 @@ from erasediff.data.pairs import Batch, Pair
 from erasediff.errors import BadInput, check_one_of
 from erasediff.families.base import Noisy
 from erasediff.methods.base import Direction, Losses, Needs, State, Stateless, StepContext, record
+from erasediff.methods.objectives import RETAIN_OBJECTIVES
+from erasediff.solver.gram import combine
 
 SOURCES = ("sampled", "data")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ESD(Stateless):
-    """Negative guidance, distilled into the answer to the target's own condition; nothing else is held.
+    """Negative guidance, distilled into the answer to the target's own condition.
 
-    The paper's variants are sets of weights: ESD-x is ``--parameters cross_attention``, ESD-u is
-    ``--parameters no_cross_attention``, all weights are ``--parameters full``.
+    As published nothing else is held; ``retain_weight`` holds the retain set besides. The paper's variants are sets of
+    weights: ESD-x is ``--parameters cross_attention``, ESD-u is ``--parameters no_cross_attention``, all weights are
+    ``--parameters full``.
 
     Args:
         negative_guidance: gamma, how far the target is pushed away from the concept; 0 stops at the null condition.
@@ -40,29 +43,50 @@ class ESD(Stateless):
             (the forget images with noise, at a fraction of the cost).
         guidance_scale: guidance under which ``sampled`` ones are drawn.
         num_inference_steps: sampling steps from noise to an image, one of which is stopped at.
+        retain_weight: weight of the loss on the retain set; 0 holds nothing, as in the paper.
+        retain: that loss: ``distill`` (agree with the frozen model), ``denoise`` (the ordinary one) or ``blend`` (agree
+            with the mean of both).
+        retain_null_share: share of retain samples whose condition is dropped.
     """
 
     negative_guidance: float = 1.0
     x_t: str = "sampled"
     guidance_scale: float = 3.0
     num_inference_steps: int = 20
+    retain_weight: float = 0.0
+    retain: str = "distill"
+    retain_null_share: float = 0.2
 
     PAPER: ClassVar[str] = "arXiv:2303.07345"
     SUMMARY: ClassVar[str] = "negative guidance against the concept, distilled into the answer to it"
-    GRADIENT_LISTS: ClassVar[int] = 1
-    needs: ClassVar[Needs] = Needs(retain_set=False, own_condition=True, null_condition=True, frozen=True)
 
     def __post_init__(self) -> None:
         check_one_of("x_t", self.x_t, SOURCES)
-        for name in ("negative_guidance", "guidance_scale"):
+        check_one_of("retain", self.retain, RETAIN_OBJECTIVES)
+        for name in ("negative_guidance", "guidance_scale", "retain_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise BadInput(f"{name} must be finite and not negative, got {getattr(self, name)}")
+        if not 0 <= self.retain_null_share <= 1:
+            raise BadInput(f"retain_null_share must lie in [0, 1], got {self.retain_null_share}")
         if self.num_inference_steps < 1:
             raise BadInput(f"num_inference_steps must be at least 1, got {self.num_inference_steps}")
 
+    @property
+    def needs(self) -> Needs:
+        return Needs(retain_set=self.retain_weight > 0, own_condition=True, null_condition=True, frozen=True)
+
+    @property
+    def GRADIENT_LISTS(self) -> int:
+        return 3 if self.retain_weight else 1
+
     def direction(self, ctx: StepContext, pair: Pair, state: State) -> Direction:
-        (forget,) = ctx.gradients((self.objective, pair.forget))
-        return Direction(forget.gradients, record(forget=forget), state)
+        if not self.retain_weight:
+            (forget,) = ctx.gradients((self.objective, pair.forget))
+            return Direction(forget.gradients, record(forget=forget), state)
+        held = RETAIN_OBJECTIVES[self.retain](self.retain_null_share)
+        forget, retain = ctx.gradients((self.objective, pair.forget), (held, pair.retain))
+        gradients = combine([1.0, self.retain_weight], [forget.gradients, retain.gradients])
+        return Direction(gradients, record(forget=forget, retain=retain), state)
 
     def objective(self, ctx: StepContext, batch: Batch) -> Losses:
         """Squared error of the answer to the batch's own conditions. Floor 0: the target is a function of (x_t, c)."""
@@ -84,6 +108,7 @@ class ESD(Stateless):
         )
 
     def forward_equivalents(self) -> float:
-        """One student, two frozen passes, and on average half a drawing with two passes a step under guidance."""
+        """A student, two frozen passes, half a drawing on average (two passes a step under guidance), what holds."""
         drawn = (self.num_inference_steps - 1) / 2 * (1 if self.guidance_scale == 1 else 2)
-        return 5 + (drawn if self.x_t == "sampled" else 0)
+        held = (3 if self.retain == "denoise" else 4) if self.retain_weight else 0
+        return 5 + held + (drawn if self.x_t == "sampled" else 0)
