@@ -13,6 +13,7 @@ from erasediff.auditing.metrics.distribution import frechet_distance
 from erasediff.data.sources import ImageData
 from erasediff.data.targets import Split
 from erasediff.families.base import Model
+from erasediff.families.precision import FULL
 
 FIRST_LOOK = 100  # forget samples of the cheap check
 HOPELESS = 3.0  # times the allowed forget rate on that check: no need to measure the rest
@@ -31,6 +32,7 @@ class Line:
     retained_per_class: int = 112
     num_inference_steps: int = 12
     guidance_scale: float = 1.5
+    mixed_precision: str = FULL  # of the drawing
 
     def __post_init__(self) -> None:
         self.kept = [c for c in range(len(self.data.class_names)) if c not in self.split.classes]
@@ -80,4 +82,5 @@ class Line:
             kind=kind,
             guidance_scale=self.guidance_scale,
             num_inference_steps=self.num_inference_steps,
+            mixed_precision=self.mixed_precision,
         )

@@ -28,6 +28,7 @@ from line import Line
 from erasediff.api.inputs import load_model
 from erasediff.auditing.classifier import Judge
 from erasediff.data import sources, targets
+from erasediff.families.precision import AUTOCAST, FULL
 from erasediff.files import write_json
 from erasediff.report.race import parse, standings
 
@@ -134,6 +135,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--limit_ratio", type=float, default=5.0, help="give up at so many times the reference")
     parser.add_argument("--only", nargs="*", default=[], help="labels to run beside the reference")
+    parser.add_argument("--mixed_precision", default=FULL, choices=list(AUTOCAST), help="of what is drawn to be judged")
     parser.add_argument("--output_dir", type=Path, required=True)
     return parser.parse_args()
 
@@ -159,6 +161,7 @@ def main() -> None:
     place = given.output_dir / "race.json"
     record: dict[str, Any] = {"schema": 1, "target_line": {"forget_rate": 0.02, "frechet_ratio": 1.10}, "runs": []}
     record |= {"reference": reference, "target": given.target, "methods": methods, "limit_ratio": given.limit_ratio}
+    record["mixed_precision"] = given.mixed_precision
     if place.exists():
         record["runs"] = json.loads(place.read_text())["runs"]
     for seed in given.seeds:
@@ -167,7 +170,8 @@ def main() -> None:
             continue
         record["runs"] = [r for r in record["runs"] if r["seed"] != seed]
         base = Path(given.base.format(seed=seed))
-        line = Line(Judge.load(given.classifier), data, split).of(load_model(base)[0])
+        judge = Judge.load(given.classifier)
+        line = Line(judge, data, split, mixed_precision=given.mixed_precision).of(load_model(base)[0])
 
         def make(label: str, settings: dict[str, Any], seed: int, base: Path = base) -> Any:
             settings = {k: v for k, v in settings.items() if k != "limit_ratio"}
