@@ -6,10 +6,12 @@ import re
 import pytest
 
 import erasediff
+from erasediff.api.judges import judge_for
 from erasediff.auditing import drawing
 from erasediff.auditing.attacks.membership import Membership
 from erasediff.auditing.attacks.relearning import Relearning
 from erasediff.auditing.result import LEVELS
+from erasediff.data.sources import build
 from erasediff.errors import BadInput, RequirementFailed
 from erasediff.families.tiny import TINY
 
@@ -160,3 +162,10 @@ def test_a_request_gets_a_record(squares, small_audit, tmp_path):
     assert "ticket &lt;4711&gt;" in (tmp_path / "a" / "record.html").read_text()
     with pytest.raises(BadInput, match="give an output_dir"):
         erasediff.audit(tmp_path / "run", **asked)
+
+
+def test_too_few_images_for_a_judge_are_refused_with_what_to_do(squares):
+    few = build("some", squares.images[:3, 0].numpy(), squares.labels[:3].numpy())
+    said = r"some has too few images to train a judge on: 3, of which 0 are held out .*give --data with more, draw more"
+    with pytest.raises(BadInput, match=said):
+        judge_for(None, few, 0, quiet=True)

@@ -31,6 +31,15 @@ def test_listing_and_help_of_verbs_load_no_diffusers(argv):
     assert not {"diffusers", "transformers", "accelerate", "sklearn"} & loaded_by(*argv)
 
 
+@pytest.mark.slow
+def test_the_console_script_says_nothing_of_packages_that_nobody_needs():
+    """transformers misses torchvision and bitsandbytes its kernels, as soon as diffusers names a pipeline."""
+    wake = "from diffusers import StableDiffusionPipeline"
+    hushed = f"from erasediff.cli.main import hush\nhush()\n{wake}"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", hushed], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 def test_help_names_every_verb(capsys):
     assert main(["--help"]) == 0
     said = capsys.readouterr().out

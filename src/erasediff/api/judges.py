@@ -20,6 +20,8 @@ from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput
 from erasediff.files import read_json, write_json
 
+FEWEST = 2  # images to train a judge on, and to test it by
+
 
 def clip_for(given: str | Path | Clip | None, **uses: object) -> Clip | None:
     """The CLIP model given, read; ``uses``: settings that need one where they are ``clip``. Raises BadInput."""
@@ -82,6 +84,12 @@ def _grouped(data: ImageData, labels: Tensor) -> Tensor:
 
 def _trained(data: ImageData, labels: Tensor, seed: int, *, quiet: bool) -> Judge:
     kept, held = ~data.held_out, data.held_out
+    if min(int(kept.sum()), int(held.sum())) < FEWEST:
+        raise BadInput(
+            f"{data.spec} has too few images to train a judge on: {len(data)}, of which {int(held.sum())} are held out "
+            f"({FEWEST} and {FEWEST} are the least); give --data with more, draw more of them when "
+            "erasing (--num_forget_images, --num_retain_images), or bring a judge (--classifier, --clip)"
+        )
     bar = tqdm(desc=f"judge trained on {data.spec}", unit="step", disable=quiet)
 
     def progress(done: int, total: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -93,4 +94,14 @@ def resume_command(arguments: Sequence[str]) -> str:
 
 def run() -> None:
     """The console script."""
+    hush()
     sys.exit(main())
+
+
+def hush() -> None:
+    """Keep other libraries from remarking, while they are imported, on packages that nothing here needs.
+
+    Where the environment already says how talkative they are, that stands.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
