@@ -27,7 +27,7 @@ ALONE = {"flux": _tiny_text.flux, "stable_diffusion_3": _tiny_text.stable_diffus
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """NAME.safetensors and the directory NAME of each; of FLUX, SD3 and Z-Image the transformer alone, by diffusers' names."""
+    """NAME.safetensors and the directory NAME of each; of ALONE the transformer by itself, by diffusers' names."""
     root = tmp_path_factory.mktemp("files")
     for name, (build, writer) in MADE.items():
         model = families.adopt(build())

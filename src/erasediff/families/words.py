@@ -51,7 +51,7 @@ def check_pairs(pairs: Sequence[tuple[Any, Any]]) -> None:
     for words, encoder in pairs:
         config = encoder.config
         limits = [("vocabulary", len(words), config.vocab_size)]
-        # A text encoder with relative or rotary positions takes any length, and a tokenizer without a limit is given one.
+        # An encoder with relative or rotary positions takes any length, and a tokenizer without a limit is given one.
         bound = hasattr(config, "max_position_embeddings") and not any(hasattr(config, name) for name in ROTARY)
         if bound and words.model_max_length < UNLIMITED:
             limits.insert(0, ("length", words.model_max_length, config.max_position_embeddings))

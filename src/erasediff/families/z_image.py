@@ -33,12 +33,12 @@ class ZImage(Worded):
     """A ZImageTransformer2DModel with its VAE and Qwen 3; see :class:`erasediff.families.worded.Worded`.
 
     A row of the table has what Qwen's last layer but one says of the prompt in the frame of a chat,
-    ``encoder_hidden_states`` [P, L, D], and which of its places are words, ``encoder_attention_mask`` [P, L]; the others
-    are zeros. The transformer reads each prompt at its own length, so rows are cut when they are asked. The null
+    ``encoder_hidden_states`` [P, L, D], and which of its places are words, ``encoder_attention_mask`` [P, L]; the
+    others are zeros. The transformer reads each prompt at its own length, so rows are cut when they are asked. The null
     condition is the empty prompt in its frame, as the pipeline draws.
 
-    Its time runs from noise (0) to image (1), and so does the line that it predicts; here both are turned round. No size
-    of image is its own: it is kept as that of :class:`erasediff.families.flux.Flux`.
+    Its time runs from noise (0) to image (1), and so does the line that it predicts; here both are turned round. No
+    size of image is its own: it is kept as that of :class:`erasediff.families.flux.Flux`.
     """
 
     family: str = "z_image"
