@@ -188,7 +188,9 @@ def test_families_that_diffusers_cannot_read_so_are_refused_with_those_that_it_c
     TINY["dit"]().save(tmp_path / "dit")
     with pytest.raises(BadInput) as refused:
         families.load(place / "stable_diffusion.safetensors", tmp_path / "dit")
-    listed = "FluxPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline, StableDiffusionXLPipeline"
+    listed = (
+        "FluxPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, ZImagePipeline"
+    )
     assert f"DiTPipeline, which diffusers reads from directories only; from a single file it reads: {listed};" in str(
         refused.value
     )
