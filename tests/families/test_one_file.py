@@ -16,23 +16,25 @@ from erasediff.families import hub, one_file, single_file, single_file_xl
 from erasediff.families.tiny import TINY
 from erasediff.files import sha256
 from tests.families import _tiny_text
+from tests.families._tiny_z_image import z_image
 
 MADE = {
     "stable_diffusion": (_tiny_text.stable_diffusion, single_file),
     "stable_diffusion_xl": (_tiny_text.stable_diffusion_xl, single_file_xl),
 }
+ALONE = {"flux": _tiny_text.flux, "stable_diffusion_3": _tiny_text.stable_diffusion_3, "z_image": z_image}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """NAME.safetensors and the directory NAME of each; of FLUX and SD3 the transformer alone, by diffusers' names."""
+    """NAME.safetensors and the directory NAME of each; of ALONE the transformer by itself, by diffusers' names."""
     root = tmp_path_factory.mktemp("files")
     for name, (build, writer) in MADE.items():
         model = families.adopt(build())
         model.save(root / name)
         writer.write(model, root / f"{name}.safetensors")
-    for name in ("flux", "stable_diffusion_3"):
-        model = families.adopt(getattr(_tiny_text, name)())
+    for name, build in ALONE.items():
+        model = families.adopt(build())
         model.save(root / name)
         save_file(model.denoiser.state_dict(), root / f"{name}.safetensors")
     return root
@@ -46,7 +48,7 @@ def said(model, prompts=("a cat", "a dog")):
         return asked.ask(asked.denoiser, x, torch.tensor(t), torch.tensor([0, 2])), asked.decode(x)
 
 
-@pytest.mark.parametrize("name", [*MADE, "flux", "stable_diffusion_3"])
+@pytest.mark.parametrize("name", [*MADE, *ALONE])
 def test_it_answers_as_the_directory_does(place, name):
     file, directory = place / f"{name}.safetensors", place / name
     model = families.load(file, directory)
@@ -88,7 +90,7 @@ def stand_in(place, monkeypatch, tmp_path):
 def test_the_configuration_is_the_one_that_diffusers_takes_for_the_keys(place, stand_in):
     model = families.load(place / "stable_diffusion.safetensors")
     assert torch.equal(said(model)[0], said(families.load(place / "stable_diffusion"))[0])
-    patterns = ["*.json", "*/merges.txt", "*/spiece.model"]
+    patterns = ["*.json", "*/merges.txt", "*/spiece.model", "*/chat_template.jinja"]
     asked = {"revision": None, "allow_patterns": patterns}  # no weights: the file has all
     assert stand_in == [("stable-diffusion-v1-5/stable-diffusion-v1-5", asked)]
 
@@ -186,7 +188,9 @@ def test_families_that_diffusers_cannot_read_so_are_refused_with_those_that_it_c
     TINY["dit"]().save(tmp_path / "dit")
     with pytest.raises(BadInput) as refused:
         families.load(place / "stable_diffusion.safetensors", tmp_path / "dit")
-    listed = "FluxPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline, StableDiffusionXLPipeline"
+    listed = (
+        "FluxPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, ZImagePipeline"
+    )
     assert f"DiTPipeline, which diffusers reads from directories only; from a single file it reads: {listed};" in str(
         refused.value
     )

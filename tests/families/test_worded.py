@@ -16,6 +16,7 @@ from erasediff.errors import BadInput
 from erasediff.families.prompts import PromptTable
 from erasediff.families.sampling import sample
 from tests.families import _tiny_text as tiny
+from tests.families._tiny_z_image import z_image
 
 MADE = {
     "stable_diffusion": tiny.stable_diffusion,
@@ -28,6 +29,8 @@ MADE = {
     "sana": tiny.sana,
     "sana-euler": lambda: tiny.sana(scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)),
     "flux-undistilled": lambda: tiny.flux(guidance_embeds=False, shift=1.0),
+    "z_image": z_image,
+    "z_image-dynamic": lambda: z_image(use_dynamic_shifting=True, base_image_seq_len=4, max_image_seq_len=32),
 }
 PROMPTS = ("a cat", "a dog", "the sea")
 X = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -156,6 +159,8 @@ def drawn_by_the_pipeline(name, model, pipe, guidance_scale):
     elif name.startswith("pixart"):
         plain.scheduler = model.sampler(4)
         options |= {"max_sequence_length": tiny.T5_LENGTH, "use_resolution_binning": False}
+    elif name.startswith("z_image"):  # whose 0 means no guidance
+        options |= {"guidance_scale": guidance_scale - 1}
     elif name.startswith("sana"):  # with a scheduler, an instruction and a length of its own
         options |= {"use_resolution_binning": False}
     else:
@@ -282,7 +287,7 @@ def test_widths_that_do_not_fit_are_refused(model, pipe):
         assert width.taken == width.given, width
     other = copy.copy(pipe)
     denoiser = copy.deepcopy(getattr(pipe, model.DENOISER))
-    keys = ("pooled_projection_dim", "caption_channels", "cross_attention_dim")
+    keys = ("pooled_projection_dim", "caption_channels", "cross_attention_dim", "cap_feat_dim")
     denoiser.register_to_config(**{next(key for key in keys if key in denoiser.config): 7})
     setattr(other, model.DENOISER, denoiser)
     with pytest.raises(BadInput, match=r"takes .*text 7 wide, the other parts make it \d+: they must agree"):

@@ -218,6 +218,9 @@ class ReadsText(AskedInWords, Protocol):
         They are all there are, but for what SDXL reads of the pooled text, which enters beside the image's size.
         """
 
+    def text_rows(self, denoiser: nn.Module, embedding: str) -> Tensor:
+        """The rows [P, L, D] or [P, D] of the table as the maps take them, on the device of ``denoiser``."""
+
 
 class TextReader(Protocol):
     """The frozen text encoder of a model asked in words, as far as an attack may touch it. Nothing of it is changed.

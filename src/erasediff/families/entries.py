@@ -22,6 +22,7 @@ FAMILIES = Registry(
         "flux": "erasediff.families.entries:FLUX",
         "pixart": "erasediff.families.entries:PIXART",
         "sana": "erasediff.families.entries:SANA",
+        "z_image": "erasediff.families.entries:Z_IMAGE",
     },
 )
 
@@ -166,4 +167,18 @@ SANA = Family(
     needs=("text",),
     load=_later("sana", "load"),
     adopt=_later("sana", "adopt"),
+)
+
+
+Z_IMAGE = Family(
+    name="z_image",
+    summary="ZImageTransformer2DModel in latent space, asked in words through Qwen 3, distilled or not (Z-Image)",
+    pipelines=("ZImagePipeline",),
+    targets=("class", "samples", "concept"),
+    predictions=("flow",),
+    exports=("full", "lora"),
+    needs=("text",),
+    load=_later("z_image", "load"),
+    adopt=_later("z_image", "adopt"),
+    load_file=_later("z_image", "load_file"),
 )

@@ -75,6 +75,7 @@ class Worded(ABC):
     ENCODERS: ClassVar[tuple[tuple[str, str], ...]]  # tokenizer and text encoder, pair by pair
     OPTIONS: ClassVar[tuple[str, ...]] = ()
     TEXT_MAPS: ClassVar[Mapping[str, str]] = CROSS_ATTENTION
+    RAGGED: ClassVar[bool] = False  # asks each sample at a length of its own: see samples.py
 
     @classmethod
     @abstractmethod
@@ -255,6 +256,9 @@ class Worded(ABC):
 
     def text_maps(self, denoiser: nn.Module) -> list[TextMap]:
         return maps_ending(denoiser, self.TEXT_MAPS)
+
+    def text_rows(self, denoiser: Any, embedding: str) -> Tensor:
+        return self.table.embeddings[embedding].to(next(denoiser.parameters()).device)
 
     def pipeline(self) -> Any:
         """A pipeline over the same weights, all where the denoiser is, with a scheduler of its own."""

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from erasediff.data.pairs import Batch
 from erasediff.errors import BadInput
 from erasediff.families.base import Condition, Model, Noisy, encoded_shape
 from erasediff.families.precision import FULL, autocast
+from erasediff.families.samples import each
 from erasediff.methods.base import JointObjective, Objective, Term
 from erasediff.randomness import derived_seed, generator
 from erasediff.solver.adam import Moments
@@ -228,7 +229,7 @@ class Context:
         # Never under autocast: squares of half-precision gradients underflow. And fused attention cannot be mapped
         # over samples; the plain formula can.
         with sdpa_kernel(SDPBackend.MATH):
-            mapped = vmap(one, (0, 0, 0, None if condition is None else 0), randomness="different")
+            mapped = each(self.model, one, (0, 0, 0, None if condition is None else 0))
             return mapped(self.copies, noisy.x_t, noisy.t, condition).float()
 
     def _unscaled(self, gradients: Sequence[Tensor | None]) -> list[Tensor]:

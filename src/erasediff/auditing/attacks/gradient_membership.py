@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from erasediff.auditing.attacks.base import BASE, FORGETFUL, Scene
@@ -24,6 +24,7 @@ from erasediff.auditing.attacks.scores import asked, drawn
 from erasediff.auditing.finding import Finding
 from erasediff.errors import BadInput
 from erasediff.families.base import Condition, Model
+from erasediff.families.samples import each
 
 CHUNK = 32
 PER_SAMPLE = 2**27  # most numbers that the gradients of single images may hold at a time: half a GiB in fp32
@@ -84,7 +85,7 @@ def gradient_norms(
 
     norms = []
     for x_0, condition in asked(model, images, labels, rows):
-        one_by_one = vmap(grad(loss), (None, 0, 0, 0, None if condition is None else 0))
+        one_by_one = each(model, grad(loss), (None, 0, 0, 0, None if condition is None else 0))
         total = torch.zeros(len(x_0), dtype=torch.float64)
         for noisy in drawn(model, x_0, draws, seed=seed, purpose="membership/gradients"):
             # Fused attention cannot be mapped over samples; the plain formula can.
