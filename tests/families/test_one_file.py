@@ -88,7 +88,7 @@ def stand_in(place, monkeypatch, tmp_path):
 def test_the_configuration_is_the_one_that_diffusers_takes_for_the_keys(place, stand_in):
     model = families.load(place / "stable_diffusion.safetensors")
     assert torch.equal(said(model)[0], said(families.load(place / "stable_diffusion"))[0])
-    patterns = ["*.json", "*/merges.txt", "*/spiece.model"]
+    patterns = ["*.json", "*/merges.txt", "*/spiece.model", "*/chat_template.jinja"]
     asked = {"revision": None, "allow_patterns": patterns}  # no weights: the file has all
     assert stand_in == [("stable-diffusion-v1-5/stable-diffusion-v1-5", asked)]
 
