@@ -45,7 +45,9 @@ class PatchLatents(Latents):
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the patches [4 c, 1, 1]."""
         norm, eps = self.vae.bn, self.vae.config.batch_norm_eps
-        mean, deviation = (found.to(like)[:, None, None] for found in (norm.running_mean, (norm.running_var + eps).sqrt()))
+        mean, deviation = (
+            found.to(like)[:, None, None] for found in (norm.running_mean, (norm.running_var + eps).sqrt())
+        )
         return mean, deviation
 
     def _affine(self, like: Tensor) -> tuple[float | Tensor, float | Tensor]:  # noqa: ARG002
