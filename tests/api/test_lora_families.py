@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.families import _tiny_text
+from tests.families import _tiny_flux_2, _tiny_text
 from tests.families._tiny_z_image import z_image
 
 import erasediff
@@ -17,6 +17,7 @@ MADE = {
     "stable_diffusion_xl": _tiny_text.stable_diffusion_xl,
     "stable_diffusion_3": _tiny_text.stable_diffusion_3,
     "flux": _tiny_text.flux,
+    "flux_2": _tiny_flux_2.flux_2,
     "sana": _tiny_text.sana,
     "z_image": z_image,
 }
@@ -56,7 +57,8 @@ def test_plain_diffusers_loads_the_lora_and_predicts_the_same(run):
 
 def test_what_a_family_says_it_exports_it_exports(run, tmp_path):
     name = run.model.family
-    more = {"stable_diffusion_xl": {"comfyui", "single_file"}, "sana": set(), "z_image": set()}.get(name, {"comfyui"})
+    more = {"stable_diffusion_xl": {"comfyui", "single_file"}} | dict.fromkeys(("sana", "flux_2", "z_image"), set())
+    more = more.get(name, {"comfyui"})
     assert set(FAMILIES[name].exports) == {"full", "lora"} | more
     for form in FAMILIES[name].exports:
         export(run.directory, form, tmp_path / form)

@@ -7,7 +7,7 @@ from torch import nn
 from erasediff.families import adopt
 from erasediff.methods.base import Concepts
 from erasediff.methods.uce import UCE
-from tests.families import _tiny_text
+from tests.families import _tiny_flux_2, _tiny_text
 from tests.families._tiny_z_image import z_image
 
 PIPELINES = {
@@ -15,6 +15,7 @@ PIPELINES = {
     "stable_diffusion_xl": _tiny_text.stable_diffusion_xl,
     "stable_diffusion_3": _tiny_text.stable_diffusion_3,
     "flux": _tiny_text.flux,
+    "flux_2": _tiny_flux_2.flux_2,
     "pixart": _tiny_text.pixart,
     "sana": _tiny_text.sana,
     "z_image": z_image,

@@ -241,5 +241,5 @@ def test_a_hub_snapshot_is_read_without_its_code(saved, monkeypatch):
     assert asked == {
         "name": "somebody/some-model",
         "revision": "v1",
-        "allow_patterns": ["*.json", "*/*.safetensors", "*/merges.txt", "*/spiece.model"],
+        "allow_patterns": ["*.json", "*/*.safetensors", "*/merges.txt", "*/spiece.model", "*/chat_template.jinja"],
     }

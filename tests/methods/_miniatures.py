@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
-from tests.families import _tiny_text
+from tests.families import _tiny_flux_2, _tiny_text
 from tests.families._tiny_z_image import z_image
 
 from erasediff.api.needs import refusal
@@ -22,6 +22,7 @@ TEXT = {
     "stable_diffusion_xl": lambda: _tiny_text.stable_diffusion_xl(),
     "stable_diffusion_3": lambda: _tiny_text.stable_diffusion_3(),
     "flux": lambda: _tiny_text.flux(),
+    "flux_2": lambda: _tiny_flux_2.flux_2(),
     "pixart": lambda: _tiny_text.pixart(),
     "sana": lambda: _tiny_text.sana(),
     "z_image": lambda: z_image(),

@@ -20,6 +20,7 @@ FAMILIES = Registry(
         "stable_diffusion_xl": "erasediff.families.entries:STABLE_DIFFUSION_XL",
         "stable_diffusion_3": "erasediff.families.entries:STABLE_DIFFUSION_3",
         "flux": "erasediff.families.entries:FLUX",
+        "flux_2": "erasediff.families.entries:FLUX_2",
         "pixart": "erasediff.families.entries:PIXART",
         "sana": "erasediff.families.entries:SANA",
         "z_image": "erasediff.families.entries:Z_IMAGE",
@@ -141,6 +142,19 @@ FLUX = Family(
     load=_later("flux", "load"),
     adopt=_later("flux", "adopt"),
     load_file=_later("flux", "load_file"),
+)
+
+
+FLUX_2 = Family(
+    name="flux_2",
+    summary="Flux2Transformer2DModel in normalised patches of latents, asked in words through Qwen 3 (FLUX.2 klein)",
+    pipelines=("Flux2KleinPipeline",),
+    targets=("class", "samples", "concept"),
+    predictions=("flow",),
+    exports=("full", "lora"),
+    needs=("text",),
+    load=_later("flux_2", "load"),
+    adopt=_later("flux_2", "adopt"),
 )
 
 

@@ -11,7 +11,8 @@ from erasediff.errors import BadInput
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 WORDS = ["*/merges.txt", "*/spiece.model", "*/chat_template.jinja"]
-# No code and no pickles. Weights beside the folders are the whole model once more, in one file for other programs.
+# No pickles and no code; a chat template says how a prompt is framed, and transformers fills it in a sandbox. Weights
+# beside the folders are the whole model once more, in one file for other programs.
 FETCHED = ["*.json", "*/*.safetensors", *WORDS]
 CONFIGURATION = ["*.json", *WORDS]
 

@@ -63,8 +63,8 @@ def read_part(directory: Path, part: str, kind: Any, *, also: tuple[str, ...] = 
 
 
 def check_finite(module: nn.Module, place: Path) -> None:
-    """Raise BadInput where a weight is NaN or infinite."""
-    broken = [n for n, p in module.named_parameters() if not bool(torch.isfinite(p).all())]
+    """Raise BadInput where a weight, or a statistic that is stored with them, is NaN or infinite."""
+    broken = [n for n, p in module.state_dict().items() if not bool(torch.isfinite(p).all())]
     if broken:
         raise BadInput(f"{place} holds weights that are not finite (NaN or infinity), first in {broken[0]}")
 

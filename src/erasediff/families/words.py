@@ -25,7 +25,7 @@ except ImportError as missing:
 LIBRARY: Any = transformers  # untyped: the same names have other types from version to version
 # The files of which each kind of tokenizer is made: all of them, each under any of several names.
 UNLIMITED = 10**9  # what transformers says of a tokenizer without a limit of its own is larger by far
-ROTARY = ("rope_parameters", "rope_theta")  # in the configuration of a text encoder that turns by the place
+ROTARY = ("rope_parameters", "rope_theta")  # one of these is in the configuration of rotary positions
 CLIP_FILES = (("vocab.json", "tokenizer.json"), ("merges.txt", "tokenizer.json"))
 T5_FILES = (("tokenizer.json", "spiece.model"),)
 
@@ -51,9 +51,10 @@ def check_pairs(pairs: Sequence[tuple[Any, Any]]) -> None:
     for words, encoder in pairs:
         config = encoder.config
         limits = [("vocabulary", len(words), config.vocab_size)]
-        # An encoder with relative or rotary positions takes any length, and a tokenizer without a limit is given one.
-        bound = hasattr(config, "max_position_embeddings") and not any(hasattr(config, name) for name in ROTARY)
-        if bound and words.model_max_length < UNLIMITED:
+        # A text encoder with relative or rotary positions takes any length (the number of a rotary one says what it was
+        # trained on), and a tokenizer without a limit is given one.
+        absolute = hasattr(config, "max_position_embeddings") and not any(hasattr(config, key) for key in ROTARY)
+        if absolute and words.model_max_length < UNLIMITED:
             limits.insert(0, ("length", words.model_max_length, config.max_position_embeddings))
         for what, given, taken in limits:
             if given > taken:
