@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.families import _tiny_text
+from tests.families._tiny_qwen_image import qwen_image
 
 import erasediff
 from erasediff import families
@@ -17,6 +18,7 @@ MADE = {
     "stable_diffusion_3": _tiny_text.stable_diffusion_3,
     "flux": _tiny_text.flux,
     "sana": _tiny_text.sana,
+    "qwen_image": qwen_image,
 }
 CAPTIONS = ["a cat", "a dog", "the sea", "a hat"]
 SETTINGS = {"rank": 2, "lora_alpha": 3.0, "learning_rate": 1e-1, "max_train_steps": 2, "train_batch_size": 4}
@@ -54,7 +56,7 @@ def test_plain_diffusers_loads_the_lora_and_predicts_the_same(run):
 
 def test_what_a_family_says_it_exports_it_exports(run, tmp_path):
     name = run.model.family
-    more = {"stable_diffusion_xl": {"comfyui", "single_file"}, "sana": set()}.get(name, {"comfyui"})
+    more = {"stable_diffusion_xl": {"comfyui", "single_file"}, "sana": set(), "qwen_image": set()}.get(name, {"comfyui"})
     assert set(FAMILIES[name].exports) == {"full", "lora"} | more
     for form in FAMILIES[name].exports:
         export(run.directory, form, tmp_path / form)

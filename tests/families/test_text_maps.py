@@ -8,6 +8,7 @@ from erasediff.families import adopt
 from erasediff.methods.base import Concepts
 from erasediff.methods.uce import UCE
 from tests.families import _tiny_text
+from tests.families._tiny_qwen_image import qwen_image
 
 PIPELINES = {
     "stable_diffusion": _tiny_text.stable_diffusion,
@@ -16,6 +17,7 @@ PIPELINES = {
     "flux": _tiny_text.flux,
     "pixart": _tiny_text.pixart,
     "sana": _tiny_text.sana,
+    "qwen_image": qwen_image,
 }
 
 
@@ -52,7 +54,7 @@ def test_an_edit_answers_the_erased_prompt_as_the_other_and_keeps_the_third(fami
     before = {n: p.detach().clone() for n, p in model.denoiser.named_parameters() if n in edited}
     assert set(edited) == {name for name, _ in model.text_maps(model.denoiser)}
     for name, embedding in model.text_maps(model.denoiser):
-        rows = model.table.embeddings[embedding]
+        rows = model.text_rows(model.denoiser, embedding)
         rows = rows.flatten(1, -2) if rows.dim() > 2 else rows
         was, now = rows @ before[name].T, rows @ edited[name].T
         far = (was[0] - was[1]).norm()

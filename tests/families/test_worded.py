@@ -16,6 +16,7 @@ from erasediff.errors import BadInput
 from erasediff.families.prompts import PromptTable
 from erasediff.families.sampling import sample
 from tests.families import _tiny_text as tiny
+from tests.families._tiny_qwen_image import qwen_image
 
 MADE = {
     "stable_diffusion": tiny.stable_diffusion,
@@ -27,6 +28,8 @@ MADE = {
     "pixart-alpha": lambda: tiny.pixart(diffusers.PixArtAlphaPipeline),
     "sana": tiny.sana,
     "sana-euler": lambda: tiny.sana(scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)),
+    "qwen_image": qwen_image,
+    "qwen_image-unshifted": lambda: qwen_image(shift=1.0),
     "flux-undistilled": lambda: tiny.flux(guidance_embeds=False, shift=1.0),
 }
 PROMPTS = ("a cat", "a dog", "the sea")
@@ -118,13 +121,20 @@ def test_time_reaches_the_prediction(model):
 def test_images_are_encoded_as_the_vae_says_and_decoded(model, pipe):
     side = 32 if model.family == "sana" else 16
     images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(2)) * 2 - 1
-    shift = pipe.vae.config.get("shift_factor") or 0.0
+    config = pipe.vae.config
+    shift, scale = config.get("shift_factor") or 0.0, config.get("scaling_factor")
+    frames = scale is None  # of a video model, whose latents are normalised channel by channel
+    if frames:
+        shift, deviation = (torch.tensor(config[f"latents_{n}"])[:, None, None] for n in ("mean", "std"))
+        scale = 1 / deviation
     with torch.no_grad():
-        found = pipe.vae.encode(images)
+        found = pipe.vae.encode(images[:, :, None] if frames else images)
         z = found.latent_dist.mean if hasattr(found, "latent_dist") else found.latent
+        drawn = pipe.vae.decode(z).sample.clamp(-1, 1)
+    z, drawn = (z[:, :, 0], drawn[:, :, 0]) if frames else (z, drawn)
     assert model.image_shape == (3, side, side)
-    assert torch.equal(model.encode(images), (z - shift) * pipe.vae.config.scaling_factor)
-    assert torch.allclose(model.decode(model.encode(images)), pipe.vae.decode(z).sample.clamp(-1, 1), atol=1e-5)
+    assert torch.equal(model.encode(images), (z - shift) * scale)
+    assert torch.allclose(model.decode(model.encode(images)), drawn, atol=1e-5)
 
 
 def test_the_target_is_what_the_scheduler_says(model):
@@ -158,6 +168,8 @@ def drawn_by_the_pipeline(name, model, pipe, guidance_scale):
         options |= {"max_sequence_length": tiny.T5_LENGTH, "use_resolution_binning": False}
     elif name.startswith("sana"):  # with a scheduler, an instruction and a length of its own
         options |= {"use_resolution_binning": False}
+    elif name.startswith("qwen_image"):
+        options |= {"latents": plain._pack_latents(X[:1], 1, 4, 8, 8), "guidance_scale": None, "true_cfg_scale": 1.0}
     else:
         options["latents"] = plain._pack_latents(X[:1], 1, 4, 8, 8)
         options |= {"max_sequence_length": tiny.T5_LENGTH, "guidance_scale": model.guidance}
@@ -172,6 +184,8 @@ def test_the_loop_draws_what_the_pipeline_draws(name, model, pipe, guidance_scal
     if name == "flux" and guidance_scale > 1:
         # The pipeline embeds one guidance in both passes, and the null condition has 1: so both are asked at 1.
         model = replace(model, guidance=1.0).with_prompts(PROMPTS)
+    if model.family == "qwen_image" and guidance_scale > 1:
+        pytest.skip("the pipeline's guidance is not the plain one: see test_qwen_image.py")
     own, null = torch.tensor([0]), torch.tensor([3])
     drawn = sample(model, X[:1], own, null, guidance_scale=guidance_scale, num_inference_steps=4)
     assert torch.allclose(drawn, drawn_by_the_pipeline(name, model, pipe, guidance_scale), atol=1e-4)
@@ -282,7 +296,7 @@ def test_widths_that_do_not_fit_are_refused(model, pipe):
         assert width.taken == width.given, width
     other = copy.copy(pipe)
     denoiser = copy.deepcopy(getattr(pipe, model.DENOISER))
-    keys = ("pooled_projection_dim", "caption_channels", "cross_attention_dim")
+    keys = ("pooled_projection_dim", "caption_channels", "cross_attention_dim", "joint_attention_dim")
     denoiser.register_to_config(**{next(key for key in keys if key in denoiser.config): 7})
     setattr(other, model.DENOISER, denoiser)
     with pytest.raises(BadInput, match=r"takes .*text 7 wide, the other parts make it \d+: they must agree"):

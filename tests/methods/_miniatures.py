@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 from tests.families import _tiny_text
+from tests.families._tiny_qwen_image import qwen_image
 
 from erasediff.api.needs import refusal
 from erasediff.data.sources import build
@@ -23,6 +24,7 @@ TEXT = {
     "flux": lambda: _tiny_text.flux(),
     "pixart": lambda: _tiny_text.pixart(),
     "sana": lambda: _tiny_text.sana(),
+    "qwen_image": lambda: qwen_image(),
 }
 
 # What a method prepares or draws, in small.

@@ -199,7 +199,8 @@ class TextMap(NamedTuple):
     """A linear map that acts on text embeddings themselves, whatever is asked of the model besides.
 
     ``parameter``: the name of its weight [O, D] in the denoiser; ``embedding``: the name, in the
-    :class:`~erasediff.families.prompts.PromptTable`, of the embeddings [P, L, D] or [P, D] that it reads.
+    :class:`~erasediff.families.prompts.PromptTable`, of the embeddings [P, L, D] or [P, D] that it reads, as
+    :meth:`ReadsText.text_rows` gives them.
     """
 
     parameter: str
@@ -216,6 +217,12 @@ class ReadsText(AskedInWords, Protocol):
         """The linear maps through which text reaches ``denoiser``.
 
         They are all there are, but for what SDXL reads of the pooled text, which enters beside the image's size.
+        """
+
+    def text_rows(self, denoiser: nn.Module, embedding: str) -> Tensor:
+        """What the maps of ``embedding`` take of every prompt, [P, L, D] or [P, D].
+
+        These are the table's embeddings, unless ``denoiser`` normalises them first.
         """
 
 

@@ -22,6 +22,7 @@ FAMILIES = Registry(
         "flux": "erasediff.families.entries:FLUX",
         "pixart": "erasediff.families.entries:PIXART",
         "sana": "erasediff.families.entries:SANA",
+        "qwen_image": "erasediff.families.entries:QWEN_IMAGE",
     },
 )
 
@@ -166,4 +167,17 @@ SANA = Family(
     needs=("text",),
     load=_later("sana", "load"),
     adopt=_later("sana", "adopt"),
+)
+
+
+QWEN_IMAGE = Family(
+    name="qwen_image",
+    summary="QwenImageTransformer2DModel in packed latents, asked in words through Qwen2.5-VL (Qwen-Image)",
+    pipelines=("QwenImagePipeline",),
+    targets=("class", "samples", "concept"),
+    predictions=("flow",),
+    exports=("full", "lora"),
+    needs=("text",),
+    load=_later("qwen_image", "load"),
+    adopt=_later("qwen_image", "adopt"),
 )

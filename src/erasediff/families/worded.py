@@ -256,6 +256,9 @@ class Worded(ABC):
     def text_maps(self, denoiser: nn.Module) -> list[TextMap]:
         return maps_ending(denoiser, self.TEXT_MAPS)
 
+    def text_rows(self, denoiser: nn.Module, embedding: str) -> Tensor:  # noqa: ARG002
+        return self.table.embeddings[embedding]
+
     def pipeline(self) -> Any:
         """A pipeline over the same weights, all where the denoiser is, with a scheduler of its own."""
         for part in self.parts.values():

@@ -26,6 +26,7 @@ LIBRARY: Any = transformers  # untyped: the same names have other types from ver
 # The files of which each kind of tokenizer is made: all of them, each under any of several names.
 UNLIMITED = 10**9  # what transformers says of a tokenizer without a limit of its own is larger by far
 CLIP_FILES = (("vocab.json", "tokenizer.json"), ("merges.txt", "tokenizer.json"))
+ROTARY = ("rope_theta", "rope_parameters")  # marks of relative positions, by the version of transformers
 T5_FILES = (("tokenizer.json", "spiece.model"),)
 
 
@@ -48,10 +49,11 @@ def check_length(words: Any, said: Any, prompt: str, limit: int) -> None:
 def check_pairs(pairs: Sequence[tuple[Any, Any]]) -> None:
     """Raise BadInput unless each text encoder takes every token, and as many, as its tokenizer makes."""
     for words, encoder in pairs:
-        config = encoder.config
+        config = encoder.config.get_text_config()  # of an encoder that sees as well, the part that reads
         limits = [("vocabulary", len(words), config.vocab_size)]
         # A text encoder with relative positions takes any length, and a tokenizer without a limit is given one.
-        if hasattr(config, "max_position_embeddings") and words.model_max_length < UNLIMITED:
+        relative = any(hasattr(config, name) for name in ROTARY) or not hasattr(config, "max_position_embeddings")
+        if not relative and words.model_max_length < UNLIMITED:
             limits.insert(0, ("length", words.model_max_length, config.max_position_embeddings))
         for what, given, taken in limits:
             if given > taken:

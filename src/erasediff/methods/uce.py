@@ -82,7 +82,7 @@ class UCE:
         for name, embedding in model.text_maps(model.denoiser):
             weight = weights[name]
             if embedding not in matrices:
-                rows = model.table.embeddings[embedding].to(weight.device)
+                rows = model.text_rows(model.denoiser, embedding).to(weight.device)
                 matrices[embedding] = self.matrix(rows, instead, concepts.kept)
             edited[name] = (weight.double() @ matrices[embedding]).to(weight.dtype)
         return edited
