@@ -41,28 +41,31 @@ def test_a_prediction_is_that_of_the_transformer_without_padding():
 
 def test_the_pipeline_guides_as_the_loop_does_and_then_shortens():
     """In one step: each token of the guided prediction is made as long as that of the prompt alone."""
-    plain, scale = model().pipeline(), 3.0
+    model, scale = families.adopt(qwen_image(shift=1.0)).with_prompts(["a cat"]), 30.0
+    plain = model.pipeline()
     plain.set_progress_bar_config(disable=True)
     packed = plain._pack_latents(X[:1], 1, 4, 8, 8)
     options = {"latents": packed, "num_inference_steps": 1, "height": 16, "width": 16, "output_type": "latent"}
     drawn = plain("a cat", negative_prompt="", true_cfg_scale=scale, **options).images
-    t = model().sampler(1).timesteps
+    t = model.sampler(1).timesteps
     with torch.no_grad():
-        own, null = (model().ask(model().denoiser, X[:1], t, torch.tensor([label])) for label in (0, 3))
+        own, null = (model.ask(model.denoiser, X[:1], t, torch.tensor([label])) for label in (0, 1))
     own, guided = (plain._pack_latents(p, 1, 4, 8, 8) for p in (own, null + scale * (own - null)))
     shortened = guided * own.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True)
-    sigma, last = model().sampler(1).sigmas
+    sigma, last = model.sampler(1).sigmas
     assert torch.allclose(drawn, packed + (last - sigma) * shortened, atol=1e-5)
     assert not torch.allclose(shortened, guided, atol=1e-2), "else the two would not be told apart"
-    ours = sample(model(), X[:1], torch.tensor([0]), torch.tensor([3]), guidance_scale=scale, num_inference_steps=1)
+    ours = sample(model, X[:1], torch.tensor([0]), torch.tensor([1]), guidance_scale=scale, num_inference_steps=1)
     x_0 = plain._unpack_latents(packed + (last - sigma) * guided, 16, 16, 2)[:, :, 0]
-    assert torch.allclose(ours, model().decode(x_0), atol=1e-5)
+    assert torch.allclose(ours, model.decode(x_0), atol=1e-5)
 
 
 def test_the_instruction_is_around_every_prompt_the_empty_one_too():
     words = model().table.embeddings["encoder_hidden_states_mask"]
     assert words.shape[1] == LENGTH + family.ENDING
-    assert words.sum(1).tolist() == [2 + 5, 6 + 5, 4 + 5, 5], "the prompt and the end of the instruction"
+    counts = [len(model().tokenizer(prompt).input_ids) for prompt in model().table.prompts]
+    assert words.sum(1).tolist() == [count + 5 for count in counts], "the prompt and the end of the instruction"
+    assert counts == [2, 2, 5, 0]
     assert not model().table.embeddings["encoder_hidden_states"][words == 0].any()
 
 
