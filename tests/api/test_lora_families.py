@@ -56,7 +56,8 @@ def test_plain_diffusers_loads_the_lora_and_predicts_the_same(run):
 
 def test_what_a_family_says_it_exports_it_exports(run, tmp_path):
     name = run.model.family
-    more = {"stable_diffusion_xl": {"comfyui", "single_file"}, "sana": set(), "qwen_image": set()}.get(name, {"comfyui"})
+    plain = dict.fromkeys(("sana", "qwen_image"), set())
+    more = {"stable_diffusion_xl": {"comfyui", "single_file"}, **plain}.get(name, {"comfyui"})
     assert set(FAMILIES[name].exports) == {"full", "lora"} | more
     for form in FAMILIES[name].exports:
         export(run.directory, form, tmp_path / form)

@@ -14,8 +14,11 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Q
 
 LENGTH = 24
 # The words of the instruction that the pipeline puts around every prompt, whose first 34 tokens it drops again.
-WORDS = "system user assistant Describe the image by detailing color shape size texture quantity text spatial"
-WORDS = [*WORDS.split(), *"relationships of objects and background cat dog".split()]
+SAID = (
+    "system user assistant Describe the image by detailing color shape size texture quantity text spatial "
+    "relationships of objects and background cat dog"
+)
+WORDS = SAID.split()
 
 
 def merges(words: list[str]) -> list[tuple[str, str]]:
@@ -36,13 +39,12 @@ def tokenizer() -> Qwen2Tokenizer:
     joined = merges([form for word in WORDS for form in (word, f"\u0120{word}")])
     words = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *dict.fromkeys(map("".join, joined))]
     marks = ["<|im_start|>", "<|im_end|>"]
-    made = Qwen2Tokenizer(
+    return Qwen2Tokenizer(
         vocab={word: number for number, word in enumerate([*words, "<|endoftext|>"])},
         merges=joined,
         model_max_length=LENGTH,
         additional_special_tokens=marks,
     )
-    return made
 
 
 def text_encoder(words: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGeneration:
@@ -96,4 +98,5 @@ def qwen_image(seed: int = 0, transformer: dict | None = None, **shifted) -> Qwe
             latents_std=[0.5, 1.5, 0.8, 1.2],
         )
         parts = {"transformer": denoiser.eval(), "vae": autoencoder.eval(), "text_encoder": text_encoder(words).eval()}
-    return QwenImagePipeline(**parts, tokenizer=words, scheduler=FlowMatchEulerDiscreteScheduler(**(shifted or dynamic)))
+    scheduler = FlowMatchEulerDiscreteScheduler(**(shifted or dynamic))
+    return QwenImagePipeline(**parts, tokenizer=words, scheduler=scheduler)

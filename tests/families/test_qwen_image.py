@@ -6,12 +6,12 @@ from functools import cache
 import diffusers
 import pytest
 import torch
-from tests.families._tiny_qwen_image import LENGTH, qwen_image
 
 from erasediff import families
 from erasediff.errors import BadInput
 from erasediff.families import qwen_image as family
 from erasediff.families.sampling import sample
+from tests.families._tiny_qwen_image import LENGTH, qwen_image
 
 X = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
 STEPS = torch.tensor([1, 500, 998])
@@ -107,7 +107,7 @@ def test_pipelines_for_other_tasks_are_refused():
 
 def test_a_version_of_diffusers_that_reads_padding_is_refused(monkeypatch):
     monkeypatch.setattr(family, "MASKED", False)
-    with pytest.raises(BadInput, match="read padding as words; needed is 0.37 or newer"):
+    with pytest.raises(BadInput, match=r"read padding as words; needed is 0\.37 or newer"):
         families.adopt(qwen_image())
 
 
@@ -121,3 +121,15 @@ def test_the_autoencoder_says_how_sure_it_is():
     deviation = torch.tensor(config.latents_std)[:, None, None]
     assert torch.allclose(moments[:, 1], posterior.std[:, :, 0] / deviation, rtol=1e-5)
     assert model().latents.image_shape(8) == model().image_shape
+
+
+def test_the_map_that_reads_text_takes_the_rows_behind_the_norm():
+    """What the closed-form edit is solved for is what the map is given."""
+    given, denoiser = [], model().denoiser
+    hook = denoiser.txt_in.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    with torch.no_grad():
+        model().ask(denoiser, X, STEPS, torch.tensor([0, 1, 3]))
+    hook.remove()
+    rows = model().text_rows(denoiser, "encoder_hidden_states")
+    assert torch.equal(given[0], rows[[0, 1, 3]])
+    assert not torch.allclose(rows, model().table.embeddings["encoder_hidden_states"], atol=0.1)

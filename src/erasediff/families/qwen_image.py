@@ -26,7 +26,7 @@ from erasediff.families.text_maps import TEXT_IN
 from erasediff.families.worded import Part, Width, Worded
 from erasediff.families.words import CLIP_FILES, LIBRARY
 
-# What the pipeline keeps of a prompt unless told, and how much of that is the end of its instruction, behind the prompt.
+# How many tokens the pipeline keeps unless told, and how many of them are the end of its instruction.
 LENGTH = signature(QwenImagePipeline.__call__).parameters["max_sequence_length"].default
 ENDING = 5
 # What transformers of this class take for other tasks: each a switch of the configuration.
