@@ -56,7 +56,7 @@ def test_plain_diffusers_loads_the_lora_and_predicts_the_same(run):
 
 def test_what_a_family_says_it_exports_it_exports(run, tmp_path):
     name = run.model.family
-    plain = dict.fromkeys(("sana", "qwen_image"), set())
+    plain = {key: set() for key in ("sana", "qwen_image")}
     more = {"stable_diffusion_xl": {"comfyui", "single_file"}, **plain}.get(name, {"comfyui"})
     assert set(FAMILIES[name].exports) == {"full", "lora"} | more
     for form in FAMILIES[name].exports:
