@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.families import _tiny_flux_2, _tiny_text
+from tests.families._tiny_qwen_image import qwen_image
 from tests.families._tiny_z_image import z_image
 
 import erasediff
@@ -19,6 +20,7 @@ MADE = {
     "flux": _tiny_text.flux,
     "flux_2": _tiny_flux_2.flux_2,
     "sana": _tiny_text.sana,
+    "qwen_image": qwen_image,
     "z_image": z_image,
 }
 CAPTIONS = ["a cat", "a dog", "the sea", "a hat"]
@@ -57,8 +59,8 @@ def test_plain_diffusers_loads_the_lora_and_predicts_the_same(run):
 
 def test_what_a_family_says_it_exports_it_exports(run, tmp_path):
     name = run.model.family
-    more = {"stable_diffusion_xl": {"comfyui", "single_file"}} | dict.fromkeys(("sana", "flux_2", "z_image"), set())
-    more = more.get(name, {"comfyui"})
+    plain = {key: set() for key in ("flux_2", "qwen_image", "sana", "z_image")}
+    more = {"stable_diffusion_xl": {"comfyui", "single_file"}, **plain}.get(name, {"comfyui"})
     assert set(FAMILIES[name].exports) == {"full", "lora"} | more
     for form in FAMILIES[name].exports:
         export(run.directory, form, tmp_path / form)

@@ -8,6 +8,7 @@ from erasediff.families import adopt
 from erasediff.methods.base import Concepts
 from erasediff.methods.uce import UCE
 from tests.families import _tiny_flux_2, _tiny_text
+from tests.families._tiny_qwen_image import qwen_image
 from tests.families._tiny_z_image import z_image
 
 PIPELINES = {
@@ -18,6 +19,7 @@ PIPELINES = {
     "flux_2": _tiny_flux_2.flux_2,
     "pixart": _tiny_text.pixart,
     "sana": _tiny_text.sana,
+    "qwen_image": qwen_image,
     "z_image": z_image,
 }
 

@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 from tests.families import _tiny_flux_2, _tiny_text
+from tests.families._tiny_qwen_image import qwen_image
 from tests.families._tiny_z_image import z_image
 
 from erasediff.api.needs import refusal
@@ -25,6 +26,7 @@ TEXT = {
     "flux_2": lambda: _tiny_flux_2.flux_2(),
     "pixart": lambda: _tiny_text.pixart(),
     "sana": lambda: _tiny_text.sana(),
+    "qwen_image": lambda: qwen_image(),
     "z_image": lambda: z_image(),
 }
 

@@ -199,7 +199,8 @@ class TextMap(NamedTuple):
     """A linear map that acts on text embeddings themselves, whatever is asked of the model besides.
 
     ``parameter``: the name of its weight [O, D] in the denoiser; ``embedding``: the name, in the
-    :class:`~erasediff.families.prompts.PromptTable`, of the embeddings [P, L, D] or [P, D] that it reads.
+    :class:`~erasediff.families.prompts.PromptTable`, of the embeddings [P, L, D] or [P, D] that it reads, as
+    :meth:`ReadsText.text_rows` gives them.
     """
 
     parameter: str
@@ -219,7 +220,10 @@ class ReadsText(AskedInWords, Protocol):
         """
 
     def text_rows(self, denoiser: nn.Module, embedding: str) -> Tensor:
-        """The rows [P, L, D] or [P, D] of the table as the maps take them, on the device of ``denoiser``."""
+        """What the maps of ``embedding`` take of every prompt, [P, L, D] or [P, D], where ``denoiser`` is.
+
+        These are the table's embeddings, unless ``denoiser`` normalises them first.
+        """
 
 
 class TextReader(Protocol):

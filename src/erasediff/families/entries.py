@@ -23,6 +23,7 @@ FAMILIES = Registry(
         "flux_2": "erasediff.families.entries:FLUX_2",
         "pixart": "erasediff.families.entries:PIXART",
         "sana": "erasediff.families.entries:SANA",
+        "qwen_image": "erasediff.families.entries:QWEN_IMAGE",
         "z_image": "erasediff.families.entries:Z_IMAGE",
     },
 )
@@ -181,6 +182,19 @@ SANA = Family(
     needs=("text",),
     load=_later("sana", "load"),
     adopt=_later("sana", "adopt"),
+)
+
+
+QWEN_IMAGE = Family(
+    name="qwen_image",
+    summary="QwenImageTransformer2DModel in packed latents, asked in words through Qwen2.5-VL (Qwen-Image)",
+    pipelines=("QwenImagePipeline",),
+    targets=("class", "samples", "concept"),
+    predictions=("flow",),
+    exports=("full", "lora"),
+    needs=("text",),
+    load=_later("qwen_image", "load"),
+    adopt=_later("qwen_image", "adopt"),
 )
 
 

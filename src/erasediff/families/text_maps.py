@@ -21,6 +21,9 @@ JOINT = {
 # PixArt projects its captions once for all blocks.
 CAPTIONS = {"caption_projection.linear_1.weight": "encoder_hidden_states"}
 
+# Qwen-Image reads its text through one map, as FLUX, but behind a norm: see text_rows of the family.
+TEXT_IN = {"txt_in.weight": "encoder_hidden_states"}
+
 
 def maps_ending(denoiser: nn.Module, ends: Mapping[str, str]) -> list[TextMap]:
     """The weights of ``denoiser`` whose names end as a key of ``ends``, with the embedding that its value names."""

@@ -49,7 +49,7 @@ def check_length(words: Any, said: Any, prompt: str, limit: int) -> None:
 def check_pairs(pairs: Sequence[tuple[Any, Any]]) -> None:
     """Raise BadInput unless each text encoder takes every token, and as many, as its tokenizer makes."""
     for words, encoder in pairs:
-        config = encoder.config
+        config = encoder.config.get_text_config()  # of an encoder that sees as well, the part that reads
         limits = [("vocabulary", len(words), config.vocab_size)]
         # A text encoder with relative or rotary positions takes any length (the number of a rotary one says what it was
         # trained on), and a tokenizer without a limit is given one.
