@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from erasediff.families.reading import TRANSFORMERS, read_part, read_tokenizer
 from erasediff.families.worded import Part
-from erasediff.families.words import CLIP_FILES, LIBRARY, T5_FILES
+from erasediff.families.words import CLIP_FILES, LIBRARY, QWEN_FILES, T5_FILES
 
 
 def weights(kind: Any) -> Part:
@@ -28,6 +28,7 @@ CLIP_TEXT, CLIP_PROJECTED = encoder(LIBRARY.CLIPTextModel), encoder(LIBRARY.CLIP
 CLIP_WORDS = Part(partial(read_tokenizer, kind=LIBRARY.CLIPTokenizer, files=CLIP_FILES))
 T5_TEXT = encoder(LIBRARY.T5EncoderModel)
 T5_WORDS = Part(partial(read_tokenizer, kind=LIBRARY.T5TokenizerFast, files=T5_FILES))
+QWEN_WORDS = Part(partial(read_tokenizer, kind=LIBRARY.Qwen2Tokenizer, files=QWEN_FILES))
 
 
 def optional(part: Part) -> Part:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -11,32 +11,25 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from erasediff.errors import BadInput
+from erasediff.families.any_size import AnySize
 from erasediff.families.components import CLIP_TEXT, CLIP_WORDS, T5_TEXT, T5_WORDS, VAE, weights
-from erasediff.families.flow import T5_LENGTH, euler
-from erasediff.families.latents import Latents
-from erasediff.families.noising import FlowNoising, shift_for
+from erasediff.families.flow import T5_LENGTH
 from erasediff.families.prompts import NULL
 from erasediff.families.text_maps import JOINT
-from erasediff.families.worded import Part, Width, Worded
+from erasediff.families.worded import Part, Width
 
-SIZE = "_sample_size"  # in the transformer's configuration: latent cells of the images, where others than FLUX's own
-CELLS = 128
 GUIDED_LENGTH = 512  # tokens of T5 for guidance-distilled models; the others were trained on 256
 
 
 @dataclass
-class Flux(Worded):
-    """A FluxTransformer2DModel with its VAE, a CLIP and a T5 encoder; see :class:`erasediff.families.worded.Worded`.
+class Flux(AnySize):
+    """A FluxTransformer2DModel with its VAE, a CLIP and a T5 encoder; see Worded, and AnySize for the size of images.
 
     A row of the table has T5's ``encoder_hidden_states`` [P, L, D] and CLIP's ``pooled_projections`` [P, D']. A
     guidance-distilled model (FLUX.1 dev) takes the strength of guidance as an input, and the table has that too:
     ``guidance`` [P] is that of this object for every prompt, 3.5 as the pipeline draws. Its null condition is the empty
     prompt at guidance 1: as near to "no condition, no guidance" as such a model can be asked. Guidance by two passes
     (the pipeline's ``true_cfg_scale``) is that of the sampling loop, and comes on top.
-
-    No size of image is its own: 1024 x 1024 unless :meth:`with_size` says another, or the transformer was saved with
-    one under ``_sample_size``, in latent cells (a private key, which diffusers keeps and does not warn about).
     """
 
     guidance: float = 3.5
@@ -68,25 +61,6 @@ class Flux(Worded):
             Width("text", taken.joint_attention_dim, pipeline.text_encoder_2.config.d_model),
         ]
 
-    @classmethod
-    def noised_by(cls, pipeline: Any) -> FlowNoising:
-        return FlowNoising.of(pipeline.scheduler, mu=shift(pipeline.transformer, pipeline.scheduler))
-
-    @property
-    def cells(self) -> tuple[int, int]:
-        return sized(self.denoiser)
-
-    def with_size(self, height: int, width: int) -> Flux:
-        """The same model for images of another size, which its transformer is saved with; see above.
-
-        Raises BadInput unless both sides are made of whole tokens.
-        """
-        side = 2 * Latents(self.vae).factor
-        if height % side or width % side or not height or not width:
-            raise BadInput(f"this model draws images whose sides are multiples of {side}; these are {height} x {width}")
-        self.denoiser.register_to_config(**{SIZE: [2 * height // side, 2 * width // side]})
-        return replace(self, noising=FlowNoising.of(self.scheduler, mu=shift(self.denoiser, self.scheduler)))
-
     def longest(self) -> dict[str, int]:
         return {"tokenizer_2": GUIDED_LENGTH if self.denoiser.config.guidance_embeds else T5_LENGTH}
 
@@ -113,23 +87,6 @@ class Flux(Worded):
             return_dict=False,
         )[0]
         return pixel_shuffle(said.transpose(1, 2).unflatten(2, (height, width)), 2)
-
-    def sampler(self, num_inference_steps: int) -> Any:
-        sigmas = torch.arange(num_inference_steps, 0, -1).div(num_inference_steps).tolist()
-        mu = shift(self.denoiser, self.scheduler)
-        return euler(self.scheduler, num_inference_steps, mu=mu, sigmas=sigmas)
-
-
-def sized(transformer: Any) -> tuple[int, int]:
-    """Height and width of the latents: FLUX's own 128 x 128, or what the transformer was saved with."""
-    size = transformer.config.get(SIZE) or CELLS
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
-def shift(transformer: Any, scheduler: Any) -> float:
-    """``mu`` for the size of the images, of which a square of 2 x 2 latent cells is a token."""
-    height, width = sized(transformer)
-    return shift_for((height // 2) * (width // 2), scheduler.config)
 
 
 load, adopt, load_file = Flux.load, Flux.adopt, Flux.load_file

@@ -7,8 +7,7 @@ steps with guidance by two passes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from inspect import signature
 from typing import Any, ClassVar
 
@@ -17,15 +16,12 @@ import torch
 from torch import Tensor
 
 from erasediff.errors import BadInput
-from erasediff.families.components import encoder, weights
-from erasediff.families.flow import euler
-from erasediff.families.flux import SIZE, sized
-from erasediff.families.noising import FlowNoising
+from erasediff.families.any_size import TOKEN, AnySize, sized, tokens
+from erasediff.families.components import QWEN_WORDS, encoder, weights
 from erasediff.families.patch_latents import PatchLatents
-from erasediff.families.reading import read_tokenizer
 from erasediff.families.text_maps import JOINT
-from erasediff.families.worded import Part, Width, Worded
-from erasediff.families.words import LIBRARY, check_length
+from erasediff.families.worded import Part, Width
+from erasediff.families.words import LIBRARY, check_chat, check_length
 
 try:
     from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2DModel
@@ -39,18 +35,14 @@ except ImportError as missing:
 # What the pipeline draws with unless told: how many steps and tokens, and which layers of the text encoder it hears.
 DRAWN = {name: given.default for name, given in signature(Flux2KleinPipeline.__call__).parameters.items()}
 STEPS, LENGTH, LAYERS = (DRAWN[n] for n in ("num_inference_steps", "max_sequence_length", "text_encoder_out_layers"))
-QWEN_FILES = (("tokenizer.json", "vocab.json"), ("tokenizer.json", "merges.txt"))
 
 
 @dataclass
-class Flux2Klein(Worded):
-    """A Flux2Transformer2DModel with its AutoencoderKLFlux2 and Qwen 3; see :class:`erasediff.families.worded.Worded`.
+class Flux2Klein(AnySize):
+    """A Flux2Transformer2DModel with its AutoencoderKLFlux2 and Qwen 3; see Worded, and AnySize for the size of images.
 
     A row of the table has ``encoder_hidden_states`` [P, L, 3 D]: three layers of Qwen 3 beside each other, which read
     the prompt as a user's message in a chat. The null condition is the empty message, as the pipeline draws.
-
-    No size of image is its own: 1024 x 1024 unless :meth:`with_size` says another, or the transformer was saved with
-    one, as FLUX.1 is (see :class:`erasediff.families.flux.Flux`).
     """
 
     family: str = "flux_2"
@@ -58,7 +50,7 @@ class Flux2Klein(Worded):
     PIPELINE: ClassVar[Any] = Flux2KleinPipeline
     DENOISER: ClassVar[str] = "transformer"
     PARTS: ClassVar[Mapping[str, Part]] = {
-        "tokenizer": Part(partial(read_tokenizer, kind=LIBRARY.Qwen2TokenizerFast, files=QWEN_FILES)),
+        "tokenizer": QWEN_WORDS,
         "transformer": weights(Flux2Transformer2DModel),
         "vae": weights(AutoencoderKLFlux2),
         "text_encoder": encoder(LIBRARY.Qwen3ForCausalLM),
@@ -85,11 +77,7 @@ class Flux2Klein(Worded):
                 "this FLUX.2 klein is distilled to draw in few steps (is_distilled), which training in all steps "
                 "undoes; give the base model that it was distilled from, such as FLUX.2-klein-base-4B"
             )
-        if not pipeline.tokenizer.chat_template:
-            raise BadInput(
-                "the tokenizer has no chat template, as which FLUX.2 reads its prompts; give one saved with "
-                "chat_template.jinja"
-            )
+        check_chat(pipeline.tokenizer)
         layers = pipeline.text_encoder.config.num_hidden_layers
         if layers < max(LAYERS):
             raise BadInput(
@@ -99,29 +87,23 @@ class Flux2Klein(Worded):
         super().check_fit(pipeline)
 
     @classmethod
-    def noised_by(cls, pipeline: Any) -> FlowNoising:
-        return FlowNoising.of(pipeline.scheduler, mu=shift(pipeline.transformer, STEPS))
+    def mu(cls, transformer: Any, scheduler: Any, num_inference_steps: int | None = None) -> float:  # noqa: ARG003
+        """The fewer the steps, the more of them in the noise; trained at as many as the pipeline draws in."""
+        return float(compute_empirical_mu(tokens(transformer), num_inference_steps or STEPS))
 
     @property
     def cells(self) -> tuple[int, int]:
         """Height and width of the latents in patches, which are tokens of the transformer."""
         height, width = sized(self.denoiser)
-        return height // 2, width // 2
+        return height // TOKEN, width // TOKEN
+
+    @property
+    def side(self) -> int:
+        return self.latents.factor
 
     @property
     def latents(self) -> PatchLatents:
         return PatchLatents(self.vae)
-
-    def with_size(self, height: int, width: int) -> Flux2Klein:
-        """The same model for images of another size, which its transformer is saved with.
-
-        Raises BadInput unless both sides are made of whole tokens.
-        """
-        side = self.latents.factor
-        if height % side or width % side or not height or not width:
-            raise BadInput(f"this model draws images whose sides are multiples of {side}; these are {height} x {width}")
-        self.denoiser.register_to_config(**{SIZE: [2 * height // side, 2 * width // side]})
-        return replace(self, noising=FlowNoising.of(self.scheduler, mu=shift(self.denoiser, STEPS)))
 
     def longest(self) -> dict[str, int]:
         return {"tokenizer": LENGTH}
@@ -151,11 +133,6 @@ class Flux2Klein(Worded):
         )[0]
         return said.transpose(1, 2).unflatten(2, (height, width))
 
-    def sampler(self, num_inference_steps: int) -> Any:
-        sigmas = torch.arange(num_inference_steps, 0, -1).div(num_inference_steps).tolist()
-        mu = shift(self.denoiser, num_inference_steps)
-        return euler(self.scheduler, num_inference_steps, mu=mu, sigmas=sigmas)
-
 
 def places(rows: int, columns: int, words: int, device: torch.device) -> Tensor:
     """Where each token stands [rows * columns * words, 4]: image, row, column, word.
@@ -163,12 +140,6 @@ def places(rows: int, columns: int, words: int, device: torch.device) -> Tensor:
     Whole numbers: in half precision the last words of a long prompt would share a place.
     """
     return torch.cartesian_prod(*(torch.arange(n, device=device) for n in (1, rows, columns, words)))
-
-
-def shift(transformer: Any, num_inference_steps: int) -> float:
-    """``mu`` for the size of the images and so many steps; the fewer the steps, the more of them in the noise."""
-    height, width = sized(transformer)
-    return float(compute_empirical_mu((height // 2) * (width // 2), num_inference_steps))
 
 
 load, adopt = Flux2Klein.load, Flux2Klein.adopt

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from inspect import signature
 from typing import Any, ClassVar
 
@@ -12,19 +11,16 @@ import diffusers
 import torch
 from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransformer2DModel
 from diffusers.models.transformers import transformer_qwenimage
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
 from erasediff.errors import BadInput
-from erasediff.families.components import encoder, weights
-from erasediff.families.flow import euler
-from erasediff.families.flux import SIZE, shift, sized
+from erasediff.families.any_size import AnySize
+from erasediff.families.components import QWEN_WORDS, encoder, weights
 from erasediff.families.frames import OneFrame
-from erasediff.families.noising import FlowNoising
-from erasediff.families.reading import read_tokenizer
 from erasediff.families.text_maps import TEXT_IN
-from erasediff.families.worded import Part, Width, Worded
-from erasediff.families.words import CLIP_FILES, LIBRARY
+from erasediff.families.worded import Part, Width
+from erasediff.families.words import LIBRARY
 
 # How many tokens the pipeline keeps unless told, and how many of them are the end of its instruction.
 LENGTH = signature(QwenImagePipeline.__call__).parameters["max_sequence_length"].default
@@ -41,14 +37,12 @@ MASKED = hasattr(transformer_qwenimage, "compute_text_seq_len_from_mask")
 
 
 @dataclass
-class QwenImage(Worded):
-    """A QwenImageTransformer2DModel with its VAE and Qwen2.5-VL; see :class:`erasediff.families.worded.Worded`.
+class QwenImage(AnySize):
+    """A QwenImageTransformer2DModel with its VAE and Qwen2.5-VL; see Worded, and AnySize for the size of images.
 
     A row of the table has Qwen's ``encoder_hidden_states`` [P, L, D] of the prompt in the pipeline's own instruction,
     less the beginning of it, and which of them are words, ``encoder_hidden_states_mask`` [P, L]. The null condition is
     the empty prompt in the same instruction.
-
-    No size of image is its own, as with :class:`erasediff.families.flux.Flux`.
     """
 
     family: str = "qwen_image"
@@ -56,7 +50,7 @@ class QwenImage(Worded):
     PIPELINE: ClassVar[Any] = QwenImagePipeline
     DENOISER: ClassVar[str] = "transformer"
     PARTS: ClassVar[Mapping[str, Part]] = {
-        "tokenizer": Part(partial(read_tokenizer, kind=LIBRARY.Qwen2Tokenizer, files=CLIP_FILES)),
+        "tokenizer": QWEN_WORDS,
         "transformer": weights(QwenImageTransformer2DModel),
         "vae": weights(AutoencoderKLQwenImage),
         "text_encoder": encoder(LIBRARY.Qwen2_5_VLForConditionalGeneration),
@@ -85,14 +79,6 @@ class QwenImage(Worded):
             )
         super().check_fit(pipeline)
 
-    @classmethod
-    def noised_by(cls, pipeline: Any) -> FlowNoising:
-        return FlowNoising.of(pipeline.scheduler, mu=shift(pipeline.transformer, pipeline.scheduler))
-
-    @property
-    def cells(self) -> tuple[int, int]:
-        return sized(self.denoiser)
-
     @property
     def image_shape(self) -> tuple[int, int, int]:
         height, width = (side * self.latents.factor for side in self.cells)
@@ -101,17 +87,6 @@ class QwenImage(Worded):
     @property
     def latents(self) -> OneFrame:
         return OneFrame(self.vae)
-
-    def with_size(self, height: int, width: int) -> QwenImage:
-        """The same model for images of another size, which its transformer is saved with; see above.
-
-        Raises BadInput unless both sides are made of whole tokens.
-        """
-        side = 2 * self.latents.factor
-        if height % side or width % side or not height or not width:
-            raise BadInput(f"this model draws images whose sides are multiples of {side}; these are {height} x {width}")
-        self.denoiser.register_to_config(**{SIZE: [2 * height // side, 2 * width // side]})
-        return replace(self, noising=FlowNoising.of(self.scheduler, mu=shift(self.denoiser, self.scheduler)))
 
     def longest(self) -> dict[str, int]:
         return {"tokenizer": LENGTH - ENDING}
@@ -124,13 +99,11 @@ class QwenImage(Worded):
         words = pad(torch.ones_like(text[..., 0]), (0, missing))
         return {"encoder_hidden_states": pad(text, (0, 0, 0, missing)), "encoder_hidden_states_mask": words}
 
-    def text_rows(self, denoiser: nn.Module, embedding: str) -> Tensor:
+    @torch.no_grad()
+    def text_rows(self, denoiser: Any, embedding: str) -> Tensor:
         """What the first map takes: the table's rows, normalised by the transformer."""
-        rows = super().text_rows(denoiser, embedding)
-        norm: Any = denoiser.get_submodule("txt_norm")
-        with torch.no_grad():
-            found: Tensor = norm(rows.to(norm.weight.device))
-        return found
+        normed: Tensor = denoiser.txt_norm(super().text_rows(denoiser, embedding))
+        return normed
 
     def predicted(self, denoiser: Any, x_t: Tensor, t: Tensor, text: dict[str, Tensor]) -> Tensor:
         height, width = (side // 2 for side in x_t.shape[-2:])
@@ -143,10 +116,6 @@ class QwenImage(Worded):
             return_dict=False,
         )[0]
         return pixel_shuffle(said.transpose(1, 2).unflatten(2, (height, width)), 2)
-
-    def sampler(self, num_inference_steps: int) -> Any:
-        sigmas = torch.arange(num_inference_steps, 0, -1).div(num_inference_steps).tolist()
-        return euler(self.scheduler, num_inference_steps, mu=shift(self.denoiser, self.scheduler), sigmas=sigmas)
 
 
 load, adopt = QwenImage.load, QwenImage.adopt

@@ -28,6 +28,7 @@ UNLIMITED = 10**9  # what transformers says of a tokenizer without a limit of it
 ROTARY = ("rope_parameters", "rope_theta")  # one of these is in the configuration of rotary positions
 CLIP_FILES = (("vocab.json", "tokenizer.json"), ("merges.txt", "tokenizer.json"))
 T5_FILES = (("tokenizer.json", "spiece.model"),)
+QWEN_FILES = (("tokenizer.json", "vocab.json"), ("tokenizer.json", "merges.txt"))
 
 
 def frozen(module: nn.Module) -> Any:
@@ -43,6 +44,15 @@ def check_length(words: Any, said: Any, prompt: str, limit: int) -> None:
         raise BadInput(
             f"prompt {prompt!r} has {length} tokens with start and end, the model reads {limit} and would cut the "
             "rest; shorten it"
+        )
+
+
+def check_chat(words: Any) -> None:
+    """Raise BadInput for a tokenizer without the frame of a chat, in which some models read every prompt."""
+    if not words.chat_template:
+        raise BadInput(
+            "the tokenizer has no chat template, in which this model reads every prompt; take chat_template.jinja or "
+            "tokenizer_config.json from the model's first publication"
         )
 
 
