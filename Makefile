@@ -13,11 +13,12 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 # Tests run in $(WORKERS) processes; with several threads in each they would fight for the cores.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help demo test test-fast lint clean
+.PHONY: help demo test test-all test-fast lint clean
 
 help:
 	@echo "make demo       train, erase and audit on handwritten digits; results in demo-run"
-	@echo "make test       lint, types, import contracts, all tests"
+	@echo "make test       lint, types, import contracts, tests"
+	@echo "make test-all   the same, with every pair of a method and a model"
 	@echo "make test-fast  tests that are not marked slow"
 	@echo "make lint       ruff, mypy, lint-imports"
 	@echo "make clean      delete .venv, demo-run and caches"
@@ -26,10 +27,13 @@ demo: $(VENV)/.installed
 	$(BIN)/erasediff demo --output_dir demo-run --overwrite
 
 test: lint
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) -m "not wide"
+
+test-all: lint
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS)
 
 test-fast: $(VENV)/.installed-test
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not wide"
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
+import pytest
 from tests.families import _tiny_flux_2, _tiny_text
 from tests.families._tiny_qwen_image import qwen_image
 from tests.families._tiny_z_image import z_image
@@ -106,6 +107,12 @@ def supported(name, family):
 def pairs(names, families, *, edits=False):
     """(method, family) wherever the method declares nothing that the family lacks."""
     return [(n, f) for n in names for f in families if is_edit(n) == edits and supported(n, f)]
+
+
+def spread(some, home, everywhere=("erasediff",)):
+    """These pairs as parameters: every method at home, and a few everywhere; `make test-all` takes the others too."""
+    few = [(n, f) for n, f in some if f == home or n in everywhere]
+    return [pytest.param(n, f, marks=() if (n, f) in few else pytest.mark.wide) for n, f in some]
 
 
 def refused(names, families):

@@ -25,7 +25,7 @@ EDITS = pairs(NAMES, WORDED, edits=True)
 FEW = {("erasediff, anchor", HOME), ("salun", HOME), ("esd", HOME), ("concept_ablation", HOME)}
 FEW |= {("erasediff", family) for family in WORDED if family != HOME}
 SOME = [
-    pytest.param(n, f, marks=() if (n, f) in FEW else pytest.mark.slow) for n, f in STEPS if (n, f) in FEW or f == HOME
+    pytest.param(n, f, marks=() if (n, f) in FEW else pytest.mark.wide) for n, f in STEPS if (n, f) in FEW or f == HOME
 ]
 # In the last block no word is updated any more, so nobody hears what words ask there.
 UNHEARD = {
@@ -60,7 +60,7 @@ def test_a_method_that_needs_an_anchor_is_refused_without_one(family, squares):
             erase(miniatures.pipeline(family), "class:1", data, quick(name), quiet=True)
 
 
-@pytest.mark.parametrize(("name", "family"), STEPS)
+@pytest.mark.parametrize(("name", "family"), miniatures.spread(STEPS, HOME, ("erasediff", "esd")))
 def test_a_direction_is_finite_whole_repeatable_and_costs_what_is_declared(name, family, squares):
     s = contract.session(name, family, squares)
     before = contract.weights(s)
