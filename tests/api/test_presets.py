@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tests.methods import _miniatures as miniatures
 
 import erasediff
 from erasediff import Concept
@@ -11,9 +12,10 @@ from erasediff.cli.main import main
 from erasediff.data.targets import parse
 from erasediff.data.wording import COMMON
 from erasediff.errors import BadInput
-from erasediff.families import FAMILIES
+from erasediff.families import FAMILIES, adopt
 from erasediff.families.fresh_text import fresh_text
 from erasediff.training.config import TrainingConfig
+from erasediff.training.parameters import named
 
 WORDED = [name for name in FAMILIES if "concept" in FAMILIES[name].targets]
 PLAN = {"dry_run": True, "quiet": True, "num_forget_images": 12, "num_retain_images": 12}
@@ -34,6 +36,15 @@ def test_a_preset_is_whole(name):
     assert any(PLACE in p for p in preset.prompts) and preset.sources and preset.verified
     assert not any(PLACE in said for said in (preset.anchor, *preset.retain_prompts))
     assert len(set(preset.prompts)) == len(preset.prompts) and len(set(preset.retain_prompts)) > 4
+
+
+@pytest.mark.parametrize("family", WORDED)
+def test_every_model_has_the_weights_that_a_preset_trains(family):
+    denoiser = adopt(miniatures.TEXT[family]()).denoiser
+    for preset in PRESETS.values():
+        fields = preset.fields(family, {})
+        chosen = named(denoiser, fields["parameters"])
+        assert fields.get("rank") is None or any(name.endswith("weight") for name in chosen)
 
 
 @pytest.mark.parametrize("family", WORDED)

@@ -35,6 +35,9 @@ BY_FAMILY: Mapping[str, Mapping[str, Any]] = {
     },
     "stable_diffusion_3": SMALL_STEPS,
     "flux": SMALL_STEPS,
+    "flux_2": SMALL_STEPS,
+    "qwen_image": SMALL_STEPS,
+    "z_image": {**SMALL_STEPS, "parameters": "attention"},  # words and image are one stream: nothing is text's alone
 }
 
 
