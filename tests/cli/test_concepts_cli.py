@@ -86,7 +86,7 @@ def bad(photos, tmp_path, name):
         ("empty", "p.txt is empty; give one prompt a line"),
         ("long", "tokens with start and end, the model reads 16 and would cut the rest"),
         (["--target", "concept:hat", "--anchor", "hat"], "is the concept itself"),
-        (["--target", "concept: "], "is not of the form"),
+        (["--target", "concept: "], "says of no concept which; give it after the colon"),
         (["--target", "concept:hat", "--images", "a", "--images", "b"], "images is given 2 times for 1 concepts"),
         (["--target", "concept:hat", "--guidance_scale", "strong"], "'strong' is not a number"),
         (["--target", "concept:hat", "--num_forget_image", "3"], "did you mean --num_forget_images"),

@@ -159,14 +159,17 @@ def _bare(text: str) -> str:
 
 Target = Class | Samples | Concept
 KINDS: dict[str, Callable[[str], Target]] = {"class": Class, "samples": Samples, "concept": Concept}
+EXAMPLES = {"class": "class:7", "samples": "samples:files.txt", "concept": "'concept:Van Gogh'"}
 
 
 def parse(text: str) -> Target:
     """``"class:7"`` -> ``Class("7")``. Raises BadInput for another form."""
     kind, colon, rest = text.partition(":")
-    if not colon or kind not in KINDS or not rest.strip():
+    if not colon or kind not in KINDS:
         forms = listing(f"{k}:..." for k in KINDS)
         raise BadInput(f"target {text!r} is not of the form {forms}{nearest(kind, KINDS)}")
+    if not rest.strip():
+        raise BadInput(f"target {text!r} says of no {kind} which; give it after the colon, such as {EXAMPLES[kind]}")
     return KINDS[kind](rest.strip())
 
 
