@@ -2,17 +2,18 @@
 
     python experiments/audit/planted.py digits --output_dir runs/planted --target class:7 --seeds 0 1 2 3 4
     python experiments/audit/planted.py small-mnist.npz --output_dir runs/planted-mnist --target class:4 \\
-        --seeds 0 1 2 --max_train_steps 3000 --erase_steps 120
+        --seeds 0 1 2 --max_train_steps 3000 --erase_steps 240
 
 Models and answers that are there already are kept, so an interrupted call goes on. ``--mixed_precision bf16`` makes the
-audits about twice as fast on a CPU; those that drew in another precision are then made again. Writes results.json and
-matrix.md.
+audits about twice as fast on a CPU; those that drew in another precision are then made again. Writes results.json,
+verdicts.md and matrix.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -220,9 +221,23 @@ def _report(given: argparse.Namespace) -> None:
     for name, by in attacks.items():
         cells = [by[c]["text"] if c in by else "-" for c in cases]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    verdicts = _verdicts(rows, cases)
+    write_atomic(given.output_dir / "verdicts.md", verdicts)
     write_atomic(given.output_dir / "matrix.md", "\n".join(lines) + "\n")
-    print("\n".join(lines))
+    print(verdicts, *lines, sep="\n")
     print(f"right: {summary['right']} of {summary['of']}")
+
+
+def _verdicts(rows: list[dict[str, Any]], cases: list[str]) -> str:
+    """How often each case got which verdict, and what exposed it."""
+    lines = ["| case | verdicts | exposed by |", "|---|---|---|"]
+    for case in cases:
+        mine = [row for row in rows if row["case"] == case]
+        levels = Counter(row["level"] for row in mine).most_common()
+        exposed = Counter(name.replace("_", " ") for row in mine for name in row["exposed_by"]).most_common()
+        said = ", ".join(f"`{level}` {count}" for level, count in levels)
+        lines.append(f"| {case} | {said} | {', '.join(f'{name} {count}' for name, count in exposed) or '-'} |")
+    return "\n".join(lines) + "\n"
 
 
 def _cell(comparisons: list[dict[str, Any]]) -> dict[str, Any]:
