@@ -73,16 +73,7 @@ def start(
     weights by parameter name that the steps begin at instead.
     """
     processes = processes or Processes.start()
-    if config.quantize is not None and processes.world > 1:
-        raise BadInput(f"quantize {config.quantize} runs on one process, not on {processes.world}; leave it out")
-    quantised = quantise(model.denoiser, config, processes.device)
-    denoiser = model.denoiser.to(processes.device)
-    if config.channels_last:
-        denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if config.gradient_checkpointing:
-        denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
-    adapters = None if config.rank is None else attach(denoiser, config, quantised)
-    trained = select(denoiser, config.decided().parameters) if adapters is None else adapters.trained
+    trained, adapters = _chosen(model, config, processes)
     optimizer = adam(trained, config)
     context = Context(
         model,
@@ -100,13 +91,10 @@ def start(
     )
     stopping = Stopping.of(config)
     began = time.perf_counter()
-    if checkpoint is None:
-        state = method.prepare(context, pairs)
-    else:
-        state = {name: tensor.to(processes.device) for name, tensor in checkpoint.tensors.get("method", {}).items()}
+    state = method.prepare(context, pairs) if checkpoint is None else _kept(checkpoint, processes)
     if isinstance(model, InLatents):
         model.latents.rest()  # what was prepared may have been drawn
-    put(denoiser, initial or {})
+    put(model.denoiser, initial or {})
     average = Average(trained, config.ema_decay) if config.use_ema else None
     session = Session(
         model,
@@ -125,6 +113,29 @@ def start(
     if checkpoint is not None:
         _restore(session, checkpoint)
     return session
+
+
+def _chosen(
+    model: Model, config: TrainingConfig, processes: Processes
+) -> tuple[dict[str, nn.Parameter], Adapters | None]:
+    """The weights that are trained, on their device and as the settings want them held; with a rank, its adapters'."""
+    if config.quantize is not None and processes.world > 1:
+        raise BadInput(f"quantize {config.quantize} runs on one process, not on {processes.world}; leave it out")
+    quantised = quantise(model.denoiser, config, processes.device)
+    denoiser = model.denoiser.to(processes.device)
+    if config.channels_last:
+        denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
+    if config.rank is None:
+        return select(denoiser, config.decided().parameters), None
+    adapters = attach(denoiser, config, quantised)
+    return adapters.trained, adapters
+
+
+def _kept(checkpoint: Checkpoint, processes: Processes) -> State:
+    """What the method had prepared when ``checkpoint`` was written."""
+    return {name: tensor.to(processes.device) for name, tensor in checkpoint.tensors.get("method", {}).items()}
 
 
 @torch.no_grad()
