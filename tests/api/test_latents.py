@@ -54,9 +54,10 @@ def weights_after(squares, method, *, cached, **changes):
 
 @pytest.mark.parametrize("method", [METHODS["erasediff"](), METHODS["retrack"](), METHODS["siss"]()])
 def test_a_run_on_kept_latents_is_the_run_on_images(squares, method):
-    # The encoder works on other batches, so the last bits may differ.
+    # The encoder works on other batches, so the last bits may differ; Adam makes steps of those of gradients near zero.
     kept, asked = (weights_after(squares, method, cached=c) for c in (True, False))
-    assert torch.allclose(kept, asked, atol=1e-5)
+    apart = (kept - asked).abs()
+    assert apart.mean() < 1e-7 and apart.max() < 1e-4
 
 
 def test_draws_from_the_posterior_are_another_run_and_the_same_again(squares):

@@ -94,7 +94,7 @@ def test_a_free_row_begins_as_the_null_row_and_the_rest_of_the_table_stays(famil
     x, t = torch.randn(shape, generator=torch.Generator().manual_seed(0)), torch.tensor([5, 50, 90])
     null = model.ask(model.denoiser, x, t, torch.full((3,), 4))
     free = model.ask(pupil, x, t, condition)
-    assert torch.equal(null, free)
+    assert torch.allclose(null, free, atol=1e-6)  # where a gradient is wanted products may be folded otherwise
     free.square().sum().backward()
     for row in rows:
         assert row.grad[:5].abs().max() == 0

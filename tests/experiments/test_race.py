@@ -28,7 +28,7 @@ def race(monkeypatch):
 
     monkeypatch.setattr(line, "FIRST_LOOK", 4)
     few = {"samples": 6, "retained_per_class": 3, "num_inference_steps": 2}
-    monkeypatch.setattr(time_to_target, "Line", lambda *given: line.Line(*given, **few))
+    monkeypatch.setattr(time_to_target, "Line", lambda *given, **options: line.Line(*given, **few, **options))
     monkeypatch.setattr(time_to_target, "LOOKS", (1, 2, 3))
     return time_to_target
 

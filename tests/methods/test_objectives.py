@@ -41,7 +41,8 @@ def forget_batch(squares, size=64):
 
 def test_distillation_begins_at_zero(squares):
     losses = Distill(0.5)(context(), forget_batch(squares))
-    assert losses.loss.abs().max() == 0
+    # A student's products may be folded otherwise than a frozen model's, so the last bits may differ.
+    assert losses.loss.abs().max() < 1e-12
     assert losses.floor.abs().max() == 0
     assert losses.denoise.min() > 0
 
