@@ -18,7 +18,7 @@ from tests.docs.markdown import ROOT, blocks
 
 EXAMPLES = ROOT / "examples"
 PAGES = sorted(p for p in EXAMPLES.glob("*.md") if p.name != "README.md")
-HUB = re.compile(r"\b(?:stabilityai|stable-diffusion-v1-5|black-forest-labs|facebook)/[\w.-]+")
+HUB = re.compile(r"\b(?:stabilityai|stable-diffusion-v1-5|black-forest-labs|facebook|Qwen|Tongyi-MAI)/[\w.-]+")
 SAID = "Van Gogh Paul Gauguin Cezanne Jane Roe parachute golf ball the sky a lawn starry night"
 FEW = {
     "erase": "--max_train_steps 2 --train_batch_size 2 --gradient_accumulation_steps 1 --checkpointing_steps 0 --quiet",
