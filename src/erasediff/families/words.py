@@ -23,9 +23,9 @@ except ImportError as missing:
     ) from missing
 
 LIBRARY: Any = transformers  # untyped: the same names have other types from version to version
-# The files of which each kind of tokenizer is made: all of them, each under any of several names.
 UNLIMITED = 10**9  # what transformers says of a tokenizer without a limit of its own is larger by far
 ROTARY = ("rope_parameters", "rope_theta")  # one of these is in the configuration of rotary positions
+# The files of which each kind of tokenizer is made: all of them, each under any of several names.
 CLIP_FILES = (("vocab.json", "tokenizer.json"), ("merges.txt", "tokenizer.json"))
 T5_FILES = (("tokenizer.json", "spiece.model"),)
 QWEN_FILES = (("tokenizer.json", "vocab.json"), ("tokenizer.json", "merges.txt"))

@@ -21,7 +21,7 @@ from erasediff.data.pairs import Batch, Pair, Pairs
 from erasediff.data.sources import as_floats
 from erasediff.errors import BadInput, check_one_of
 from erasediff.methods.base import Direction, Needs, State, StepContext, Term, record
-from erasediff.methods.objectives import RETAIN_OBJECTIVES, Anchor
+from erasediff.methods.objectives import RETAIN_OBJECTIVES, Anchor, retain_cost
 from erasediff.solver.gram import combine
 
 IMAGES = ("anchor", "forget")
@@ -117,8 +117,7 @@ class ConceptAblation:
 
     def forward_equivalents(self) -> float:
         """One student and one frozen pass, what holds something in the same way; once, the anchor's images."""
-        held = 3 if self.retain == "denoise" else 4
-        return 4 + (held if self.retain_weight else 0)
+        return 4 + (retain_cost(self.retain) if self.retain_weight else 0)
 
 
 def _drawn(ctx: StepContext, forget: Batch, state: State) -> Batch:

@@ -22,7 +22,7 @@ from erasediff.errors import BadInput, check_one_of
 from erasediff.families.base import ClassConditions
 from erasediff.methods.base import Direction, Needs, State, StepContext, record
 from erasediff.methods.forgetting import AUTO, FORGET_TARGETS, WEIGHTINGS, Asked, suited
-from erasediff.methods.objectives import RETAIN_OBJECTIVES
+from erasediff.methods.objectives import RETAIN_OBJECTIVES, retain_cost
 from erasediff.methods.others import CHOICES
 from erasediff.methods.redirect import neighbours
 from erasediff.methods.timesteps import Timesteps, importance
@@ -184,4 +184,4 @@ class EraseDiff:
         name = "relabel" if self.forget_target == AUTO else self.forget_target
         target = FORGET_TARGETS[name]
         drawn = (target.drawn_floor and self.measures_slack) + (target.repels and self.repulsion > 0)
-        return 6 + target.frozen_passes + drawn + (self.retain != "denoise")
+        return 3 + target.frozen_passes + drawn + retain_cost(self.retain)

@@ -23,7 +23,7 @@ from erasediff.data.pairs import Batch, Pair
 from erasediff.errors import BadInput, check_one_of
 from erasediff.families.base import Noisy
 from erasediff.methods.base import Direction, Losses, Needs, State, Stateless, StepContext, record
-from erasediff.methods.objectives import RETAIN_OBJECTIVES
+from erasediff.methods.objectives import RETAIN_OBJECTIVES, retain_cost
 from erasediff.solver.gram import combine
 
 SOURCES = ("sampled", "data")
@@ -110,5 +110,5 @@ class ESD(Stateless):
     def forward_equivalents(self) -> float:
         """A student, two frozen passes, half a drawing on average (two passes a step under guidance), what holds."""
         drawn = (self.num_inference_steps - 1) / 2 * (1 if self.guidance_scale == 1 else 2)
-        held = (3 if self.retain == "denoise" else 4) if self.retain_weight else 0
+        held = retain_cost(self.retain) if self.retain_weight else 0
         return 5 + held + (drawn if self.x_t == "sampled" else 0)

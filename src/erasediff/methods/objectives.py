@@ -195,3 +195,9 @@ RETAIN_OBJECTIVES: dict[str, type[Denoise] | type[Distill] | type[Blend]] = {
     "denoise": Denoise,
     "distill": Distill,
 }
+
+
+def retain_cost(name: str) -> int:
+    """Forwards of one batch that a retain objective takes: a student's and its backward, and a frozen pass in all but
+    ``denoise``."""
+    return 3 + (name != "denoise")
