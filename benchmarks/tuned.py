@@ -1,10 +1,13 @@
-"""The best trial of each method in a race of trials, as the methods of the next race.
+"""The best trial of each method in races of trials, as the methods of the next race.
 
     python benchmarks/tuned.py runs/mnist/race-trials/race.json --output_file benchmarks/tuned.yaml
 
-Trials are called ``method 1``, ``method 2``, ...: the best is the one that reached the line in the least time; where
-none did, the one that came nearest (least excess of forget rate and Frechet ratio over the line, both as ratios, at any
-look). Prints every trial.
+Trials are called ``method 1``, ``method 2``, ...: the best is the one that reached the line in the least time over the
+reference of its race; where none did, the one that came nearest (least excess of forget rate and Frechet ratio over the
+line, both as ratios, at any look). The reference's own run is one of its method's trials; where another one is faster,
+that one becomes the next race's reference, beside the defaults. Prints every trial.
+
+Trials may lie in several races of one seed and target: each is measured by the reference of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import yaml
 from erasediff.files import write_atomic
 
 AGAIN = " (again)"
+DEFAULTS = " (defaults)"
 
 
 def name_of(label: str) -> str:
@@ -32,35 +36,52 @@ def excess(points: list[dict[str, Any]], line: dict[str, float]) -> float:
     return min((max(p[k] / line[k] for k in line if p[k] is not None) for p in points), default=float("inf"))
 
 
-def rank(run: dict[str, Any], line: dict[str, float]) -> tuple[bool, float]:
-    """Trials in order, the best first."""
-    return (not run["reached"], run["seconds"] if run["reached"] else excess(run["points"], line))
+def trials(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every trial once, with ``ratio``: its time, or what it was given, over the reference's of its race."""
+    found: list[dict[str, Any]] = []
+    for record in records:
+        reference = next(r["seconds"] for r in record["runs"] if r["label"] == record["reference"])
+        for run in record["runs"]:
+            again = run["label"] == record["reference"] + AGAIN
+            if again or run["label"] in [r["label"] for r in found]:
+                continue
+            spent = run["seconds"] if run["reached"] else run["limit_seconds"]
+            settings = record["methods"].get(run["label"]) or {}
+            found.append({**run, "ratio": spent / reference, "settings": settings})
+    return found
 
 
-def best(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The chosen trial's record of every method but the reference."""
-    chosen: dict[str, dict[str, Any]] = {}
-    for run in record["runs"]:
-        name = name_of(run["label"])
-        if run["label"] in (record["reference"], record["reference"] + AGAIN):
-            continue
-        if name not in chosen or rank(run, record["target_line"]) < rank(chosen[name], record["target_line"]):
-            chosen[name] = run
-    return chosen
+def best(tried: list[dict[str, Any]], line: dict[str, float]) -> dict[str, dict[str, Any]]:
+    """The chosen trial of every method."""
+
+    def rank(run: dict[str, Any]) -> tuple[bool, float]:
+        return (not run["reached"], run["ratio"] if run["reached"] else excess(run["points"], line))
+
+    names = dict.fromkeys(name_of(run["label"]) for run in tried)
+    return {name: min((r for r in tried if name_of(r["label"]) == name), key=rank) for name in names}
 
 
-def table(record: dict[str, Any]) -> str:
+def methods(tried: list[dict[str, Any]], line: dict[str, float], reference: str) -> dict[str, dict[str, Any]]:
+    """What the next race runs: the reference first, and its defaults too where a trial of it was faster."""
+    chosen = best(tried, line)
+    found = {reference: chosen[reference]["settings"]}
+    if chosen[reference]["label"] != reference:
+        first = next(run for run in tried if run["label"] == reference)
+        found[reference + DEFAULTS] = {"method": reference, **first["settings"]}
+    return found | {name: run["settings"] for name, run in chosen.items() if name != reference}
+
+
+def table(tried: list[dict[str, Any]], line: dict[str, float]) -> str:
     """A line a trial; time over the reference's."""
-    reference = next(r["seconds"] for r in record["runs"] if r["label"] == record["reference"])
-    chosen = [run["label"] for run in best(record).values()]
+    chosen = [run["label"] for run in best(tried, line).values()]
     lines = ["| trial | settings | reached | steps | time / reference | forget rate, Frechet ratio at the end |"]
     lines.append("|---|---|---|---:|---:|---:|")
-    for run in record["runs"]:
-        settings = {k: v for k, v in record["methods"].get(run["label"], {}).items() if k != "method"}
+    for run in tried:
+        settings = {k: v for k, v in run["settings"].items() if k != "method"}
         label = f"**{run['label']}**" if run["label"] in chosen else run["label"]
         last = run["points"][-1] if run["points"] else None
         end = f"{last['forget_rate']:.3f}, {_ratio(last['frechet_ratio'])}" if last else run["why"]
-        time = f"{run['seconds'] / reference:.2f}" if run["reached"] else f">{run['limit_seconds'] / reference:.2f}"
+        time = f"{'' if run['reached'] else '>'}{run['ratio']:.2f}"
         steps = run["steps"] or (last["step"] if last else 0)
         lines.append(f"| {label} | {json.dumps(settings)} | {run['reached']} | {steps} | {time} | {end} |")
     return "\n".join(lines)
@@ -72,18 +93,22 @@ def _ratio(value: float | None) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("race", type=Path)
+    parser.add_argument("races", type=Path, nargs="+")
     parser.add_argument("--output_file", type=Path)
     given = parser.parse_args()
-    record = json.loads(given.race.read_text())
-    if len(seeds := {run["seed"] for run in record["runs"]}) != 1:
-        parser.error(f"trials are compared on one seed; {given.race} has {sorted(seeds)}")
-    print(table(record))
+    records = [json.loads(place.read_text()) for place in given.races]
+    if len(seeds := {run["seed"] for record in records for run in record["runs"]}) != 1:
+        parser.error(f"trials are compared on one seed; {', '.join(map(str, given.races))} have {sorted(seeds)}")
+    for key in ("target", "reference", "target_line"):
+        if any(record[key] != records[0][key] for record in records):
+            parser.error(f"trials are compared on one {key}; given: {[record[key] for record in records]}")
+    tried, line = trials(records), records[0]["target_line"]
+    print(table(tried, line))
     if given.output_file is None:
         return
-    methods = {record["reference"]: record["methods"][record["reference"]]}
-    methods |= {name: record["methods"][run["label"]] for name, run in best(record).items()}
-    text = yaml.safe_dump(methods, sort_keys=False, default_flow_style=None, width=120)
+    text = yaml.safe_dump(
+        methods(tried, line, records[0]["reference"]), sort_keys=False, default_flow_style=None, width=120
+    )
     write_atomic(given.output_file, f"# Written by benchmarks/tuned.py: the best of each method's trials.\n{text}")
 
 

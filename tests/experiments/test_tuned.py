@@ -35,7 +35,7 @@ def record():
         run("ours (again)", True, 11.0),
     ]
     methods = {r["label"]: {"method": r["label"].split()[0], "k": i} for i, r in enumerate(runs[:-1])}
-    return {"reference": "ours", "target_line": LINE, "runs": runs, "methods": methods}
+    return {"reference": "ours", "target": "class:1", "target_line": LINE, "runs": runs, "methods": methods}
 
 
 @pytest.fixture
@@ -47,12 +47,31 @@ def tuned(monkeypatch):
 
 
 def test_the_fastest_is_taken_else_the_nearest(tuned, record):
-    chosen = {name: found["label"] for name, found in tuned.best(record).items()}
-    assert chosen == {"a": "a 2", "b": "b 1", "c": "c 1"}, "b 1 was 1.5 lines away at best, b 2 as well: the first"
+    chosen = {name: found["label"] for name, found in tuned.best(tuned.trials([record]), LINE).items()}
+    assert chosen == {"ours": "ours", "a": "a 2", "b": "b 1", "c": "c 1"}, "b 1 and b 2 are 1.5 lines away: the first"
     record["runs"][4]["points"][0]["forget_rate"] = 0.025
-    assert tuned.best(record)["b"]["label"] == "b 2"
-    text = tuned.table(record)
+    tried = tuned.trials([record])
+    assert tuned.best(tried, LINE)["b"]["label"] == "b 2"
+    text = tuned.table(tried, LINE)
     assert "| **a 2** |" in text and "| 2.00 |" in text and "| >5.00 |" in text
+
+
+def test_a_faster_trial_of_the_reference_takes_its_place_beside_the_defaults(tuned, record):
+    record["runs"].insert(1, run("ours 1", True, 8.0))
+    record["methods"]["ours 1"] = {"method": "ours", "k": 9}
+    found = tuned.methods(tuned.trials([record]), LINE, "ours")
+    assert list(found)[:2] == ["ours", "ours (defaults)"]
+    assert found["ours"]["k"] == 9 and found["ours (defaults)"]["k"] == 0
+    record["runs"][1] = run("ours 1", True, 12.0)
+    assert "ours (defaults)" not in tuned.methods(tuned.trials([record]), LINE, "ours")
+
+
+def test_trials_of_two_races_are_each_measured_by_their_own_reference(tuned, record):
+    other = {**record, "runs": [run("ours", True, 40.0), run("a 3", True, 60.0)]}
+    other["methods"] = {"ours": {}, "a 3": {"method": "a"}}
+    tried = tuned.trials([record, other])
+    assert [r["label"] for r in tried].count("ours") == 1
+    assert tuned.best(tried, LINE)["a"]["label"] == "a 3", "1.5 times its reference, a 2 takes twice its own"
 
 
 def test_it_writes_what_the_race_reads(tuned, record, tmp_path, monkeypatch):
@@ -66,7 +85,9 @@ def test_it_writes_what_the_race_reads(tuned, record, tmp_path, monkeypatch):
         "b": {"method": "b", "k": 3},
         "c": {"method": "c", "k": 5},
     }
-    record["runs"][0]["seed"] = 1
-    place.write_text(json.dumps(record))
-    with pytest.raises(SystemExit):
-        tuned.main()
+    for change in ({"runs": [{**r, "seed": i} for i, r in enumerate(record["runs"])]}, {"target": "class:2"}):
+        other = tmp_path / "other.json"
+        other.write_text(json.dumps({**record, **change}))
+        monkeypatch.setattr("sys.argv", ["tuned.py", str(place), str(other)])
+        with pytest.raises(SystemExit):
+            tuned.main()
