@@ -57,6 +57,13 @@ def check_one_of(what: str, given: str, allowed: Iterable[str]) -> None:
         raise BadInput(f"{what} {given!r} is unknown{nearest(given, names)}; allowed: {listing(names)}")
 
 
+def check_shares(owner: object, *names: str) -> None:
+    """Raise BadInput unless the attributes ``names`` of ``owner`` lie between 0 and 1."""
+    for name in names:
+        if not 0 <= (given := getattr(owner, name)) <= 1:
+            raise BadInput(f"{name} must lie in [0, 1], got {given}")
+
+
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> BadInput:
     """The error for a name that is not in a table: the name, its nearest neighbour and all that is allowed."""
     names = sorted(allowed)

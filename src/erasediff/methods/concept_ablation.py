@@ -19,7 +19,7 @@ import torch
 
 from erasediff.data.pairs import Batch, Pair, Pairs
 from erasediff.data.sources import as_floats
-from erasediff.errors import BadInput, check_one_of
+from erasediff.errors import BadInput, check_one_of, check_shares
 from erasediff.methods.base import Direction, Needs, State, StepContext, Term, record
 from erasediff.methods.objectives import RETAIN_OBJECTIVES, Anchor, retain_cost
 from erasediff.solver.gram import combine
@@ -67,8 +67,7 @@ class ConceptAblation:
         for name in ("retain_weight", "guidance_scale"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise BadInput(f"{name} must be finite and not negative, got {getattr(self, name)}")
-        if not 0 <= self.retain_null_share <= 1:
-            raise BadInput(f"retain_null_share must lie in [0, 1], got {self.retain_null_share}")
+        check_shares(self, "retain_null_share")
         if self.retain_weight and self.held == "anchor" and self.images != "anchor":
             raise BadInput(
                 f"held anchor holds the images of the anchor, and with images {self.images} none are drawn; "

@@ -18,7 +18,7 @@ from typing import ClassVar, Self
 from torch import Tensor
 
 from erasediff.data.pairs import Pair, Pairs
-from erasediff.errors import BadInput, check_one_of
+from erasediff.errors import BadInput, check_one_of, check_shares
 from erasediff.families.base import ClassConditions
 from erasediff.methods.base import Direction, Needs, State, StepContext, record
 from erasediff.methods.forgetting import AUTO, FORGET_TARGETS, WEIGHTINGS, Asked, suited
@@ -90,9 +90,7 @@ class EraseDiff:
         rules.find(self.rule)
         check_one_of("others", self.others, CHOICES)
         check_one_of("weighting", self.weighting, WEIGHTINGS)
-        for name in ("null_share", "retain_null_share", "timestep_focus"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise BadInput(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        check_shares(self, "null_share", "retain_null_share", "timestep_focus")
         if self.neighbours < 1:
             raise BadInput(f"neighbours must be at least 1, got {self.neighbours}")
         if self.repulsion < 0:

@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 
 from erasediff.data.pairs import Batch, Pair
-from erasediff.errors import BadInput, check_one_of
+from erasediff.errors import BadInput, check_one_of, check_shares
 from erasediff.families.base import Noisy
 from erasediff.methods.base import Direction, Losses, Needs, State, Stateless, StepContext, record
 from erasediff.methods.objectives import RETAIN_OBJECTIVES, retain_cost
@@ -66,8 +66,7 @@ class ESD(Stateless):
         for name in ("negative_guidance", "guidance_scale", "retain_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise BadInput(f"{name} must be finite and not negative, got {getattr(self, name)}")
-        if not 0 <= self.retain_null_share <= 1:
-            raise BadInput(f"retain_null_share must lie in [0, 1], got {self.retain_null_share}")
+        check_shares(self, "retain_null_share")
         if self.num_inference_steps < 1:
             raise BadInput(f"num_inference_steps must be at least 1, got {self.num_inference_steps}")
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from erasediff.data.pairs import Pair, Pairs
-from erasediff.errors import BadInput
+from erasediff.errors import BadInput, check_shares
 from erasediff.methods.base import Direction, Needs, State, StepContext, record
 from erasediff.methods.objectives import Denoise
 from erasediff.methods.redirect import Redirect, neighbours
@@ -52,8 +52,7 @@ class ReTrack:
             raise BadInput(f"weight must not be negative, got {self.weight}")
         if self.candidates is not None and self.candidates < 1:
             raise BadInput(f"candidates must be at least 1, got {self.candidates}")
-        if not 0 <= self.null_share <= 1:
-            raise BadInput(f"null_share must lie in [0, 1], got {self.null_share}")
+        check_shares(self, "null_share")
 
     def prepare(self, ctx: StepContext, pairs: Pairs) -> State:  # noqa: ARG002
         """The neighbours, as :func:`erasediff.methods.redirect.neighbours` describes them."""

@@ -16,7 +16,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from erasediff.data.pairs import Pair, Pairs
-from erasediff.errors import BadInput
+from erasediff.errors import BadInput, check_shares
 from erasediff.methods.base import Direction, Needs, State, StepContext, record
 from erasediff.methods.objectives import Denoise, Relabel
 from erasediff.solver.gram import combine
@@ -52,9 +52,7 @@ class SalUn:
             raise BadInput(f"mask_batches must be at least 1, got {self.mask_batches}")
         if self.alpha < 0:
             raise BadInput(f"alpha must not be negative, got {self.alpha}")
-        for name in ("null_share", "forget_null_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise BadInput(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        check_shares(self, "null_share", "forget_null_share")
 
     def prepare(self, ctx: StepContext, pairs: Pairs) -> State:
         """The saliency mask at theta_0, as ``mask.0``, ``mask.1`` and so on in the order of the trained weights."""

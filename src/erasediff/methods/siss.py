@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from erasediff.data.pairs import Batch, Pair, Pairs
-from erasediff.errors import BadInput
+from erasediff.errors import BadInput, check_shares
 from erasediff.families.base import Condition
 from erasediff.methods.base import Direction, Losses, Needs, State, StepContext, Term, record
 from erasediff.methods.objectives import Denoise, condition_dropped
@@ -113,9 +113,7 @@ class SISS:
     needs: ClassVar[Needs] = Needs()
 
     def __post_init__(self) -> None:
-        for name in ("mixing", "null_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise BadInput(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        check_shares(self, "mixing", "null_share")
         if not self.delete_share >= 0:
             raise BadInput(f"delete_share must not be negative, got {self.delete_share}")
 
