@@ -7,7 +7,8 @@ The line: forget rate <= 0.02 and Frechet distance of the retained classes <= 1.
 samples, and again on a second sampling seed. Time is processor time of a method's own work, every stage of it; what
 measuring takes does not count. Within a seed the methods take turns, whoever has used least goes next, each until
 its next look; the reference runs first, since the others' limit is a multiple of its time, and once more at the end:
-how far its two times are apart is printed as drift. A method that has not arrived at the limit counts as "more than".
+how far its two times are apart is printed as drift. A method that has not arrived at the limit counts as "more than",
+one whose own steps were over before it as "never".
 
 Writes race.json after every run, goes on where it stopped, and prints a table.
 """
@@ -35,6 +36,7 @@ from erasediff.report.race import parse, standings
 LOOKS = (10, 15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300, 400, 500, 600, 800, 1000)
 AGAIN = " (again)"
 RELEASED = "released_code"
+OVER = "its own steps were over"
 PATIENCE = 3600.0  # seconds that the reference may take
 
 
@@ -63,7 +65,7 @@ class Runner:
                 return
             ahead = [look for look in LOOKS if contestant.step < look <= contestant.last_step]
             if not ahead:
-                self._end("its own steps were over")
+                self._end(OVER)
                 return
             contestant.advance(ahead[0])
         except OutOfTime:
@@ -89,6 +91,7 @@ class Runner:
             "seed": seed,
             "reached": self.reached,
             "why": self.why,
+            "ended": self.why == OVER,
             "seconds": c.seconds if self.reached else None,
             "steps": c.step if self.reached else None,
             "limit_seconds": self.limit if self.reached else c.seconds,
@@ -120,7 +123,7 @@ def table(record: dict[str, Any]) -> str:
     """Time over the reference's of the same seed: median, least and most."""
     lines = ["| method | reached | time / reference, median | least | most |", "|---|---:|---:|---:|---:|"]
     for row in standings(parse(record, "race.json"), record["reference"]):
-        times = [f"{b.sign}{b.value:.2f}" if b is not None else "-" for b in (row.middle, row.least, row.most)]
+        times = [b.text(f"{b.value:.2f}") if b is not None else "-" for b in (row.middle, row.least, row.most)]
         lines.append(f"| {row.label} | {row.reached}/{row.runs} | {' | '.join(times)} |")
     return "\n".join(lines) + "\n"
 

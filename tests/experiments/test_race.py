@@ -68,6 +68,7 @@ def test_every_method_gets_its_record_and_a_second_call_does_nothing(race, argum
     for made in found["runs"]:
         assert made["why"] in ("reached", "limit", "its own steps were over")
         assert made["reached"] == (made["why"] == "reached")
+        assert made["ended"] == (made["why"] == "its own steps were over")
         seconds = [p["seconds"] for p in made["points"]]
         assert seconds == sorted(seconds)
     assert len(standings(parse(found, "race.json"), "erasediff")) == 4

@@ -187,7 +187,7 @@ def test_what_was_not_run_yet_is_counted_and_shown():
     assert "not run yet" in Page(render(empty)).text
 
 
-def race(*runs: tuple[str, int, bool, float]):
+def race(*runs: tuple[str, int, bool, float], ended: str = ""):
     made = [
         {
             "label": s,
@@ -195,6 +195,7 @@ def race(*runs: tuple[str, int, bool, float]):
             "reached": reached,
             "seconds": t if reached else None,
             "steps": 4 if reached else None,
+            "ended": s == ended,
         }
         | {
             "limit_seconds": t,
@@ -224,6 +225,23 @@ def test_the_race_gives_ratios_and_bounds_and_never_seconds():
         "777" in svg or "90" in svg.split("aria-label")[1].split(">")[0] for _, svg in drawn
     )
     assert standings(made, None)[0].middle is None
+
+
+def test_a_run_that_came_to_its_own_end_never_arrives():
+    runs = [("ref", seed, True, 10.0) for seed in (0, 1, 2, 3)]
+    runs += [("a", 0, False, 5.0), ("a", 1, True, 20.0)]
+    runs += [("b", 0, False, 5.0), ("c", 0, True, 7.0), ("c", 1, True, 8.0)]
+    made = race(*runs, ended="a")
+    a, b, c = (next(s for s in standings(made, "ref") if s.label == name) for name in "abc")
+    assert (a.least.value, a.most.sign) == (2.0, "never")
+    assert (a.middle.value, a.middle.sign) == (2.0, ">"), "between 2 and never"
+    assert (b.middle.value, b.middle.sign) == (0.5, ">"), "given up early, and might have arrived"
+    assert not c.most.sign
+    (shown,) = (line for line in lines(made, "ref") if line.label == "a")
+    assert shown.spread.endswith("to never") and shown.time == "> 2.00"
+    alone = race(("ref", 0, True, 10.0), ("a", 0, False, 5.0), ended="a")
+    assert standings(alone, "ref")[1].middle.sign == "never"
+    assert race(("a", 0, True, 5.0), ended="a").runs[0].ended is False, "who arrived has not come to an end short of it"
 
 
 @pytest.mark.parametrize(

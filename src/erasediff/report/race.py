@@ -14,11 +14,15 @@ from erasediff.errors import BadInput, listing
 
 SCHEMA = 1
 CURVES = ("forget_rate", "frechet_ratio")
+NEVER = "never"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Racer:
-    """One run of the race. ``points``: dictionaries of seconds, step, forget_rate, frechet_ratio, in order of time."""
+    """One run of the race. ``points``: dictionaries of seconds, step, forget_rate, frechet_ratio, in order of time.
+
+    ``ended``: whether it came to its own end short of the line, so that more time would not have helped.
+    """
 
     label: str
     seed: int
@@ -27,6 +31,7 @@ class Racer:
     steps: int | None
     limit_seconds: float
     points: Sequence[Mapping[str, float]]
+    ended: bool = False
 
     @property
     def spent(self) -> float:
@@ -55,14 +60,23 @@ class Race:
 
 @dataclass(frozen=True)
 class Bounded:
-    """A ratio, or a bound where one of the two did not reach the line: ``sign`` is "", ">" or "<"."""
+    """A ratio, or a bound where one of the two did not reach the line: ``sign`` is "", ">" or "<".
+
+    With the sign ``never`` the value is what the run took to its own end.
+    """
 
     value: float
     sign: str = ""
 
     @property
-    def order(self) -> float:
-        return {"": self.value, ">": inf, "<": 0.0}[self.sign]
+    def order(self) -> tuple[float, bool, float]:
+        """For sorting: the fastest first, and last what never arrives."""
+        first = {"": self.value, "<": 0.0}.get(self.sign, inf)
+        return first, self.sign == NEVER, self.value
+
+    def text(self, written: str) -> str:
+        """For a table; ``written`` is the value as it is written there."""
+        return NEVER if self.sign == NEVER else f"{self.sign}{written}"
 
 
 @dataclass(frozen=True)
@@ -86,7 +100,7 @@ def standings(race: Race, reference: str | None) -> list[Standing]:
 
 def _standing(mine: Sequence[Racer], theirs: Mapping[int, Racer]) -> Standing:
     shared = [(r, theirs[r.seed]) for r in mine if r.seed in theirs]
-    times = sorted((b for r, t in shared if (b := _over(r, t)) is not None), key=lambda b: (b.order, b.value))
+    times = sorted((b for r, t in shared if (b := _over(r, t)) is not None), key=lambda b: b.order)
     steps = sorted(r.steps / t.steps for r, t in shared if r.reached and t.reached and r.steps and t.steps)
     reached = sum(r.reached for r in mine)
     middle_steps = _middle(steps) if len(steps) == len(shared) and steps else None
@@ -98,21 +112,24 @@ def _standing(mine: Sequence[Racer], theirs: Mapping[int, Racer]) -> Standing:
 def _over(mine: Racer, theirs: Racer) -> Bounded | None:
     if not theirs.spent > 0 or not (mine.reached or theirs.reached):
         return None
-    sign = ">" if not mine.reached else "<" if not theirs.reached else ""
+    late = NEVER if mine.ended else ">"
+    sign = late if not mine.reached else "<" if not theirs.reached else ""
     return Bounded(mine.spent / theirs.spent, sign)
 
 
 def _median(times: Sequence[Bounded]) -> Bounded | None:
     """Of an even number the mean of the two in the middle; a bound where one of them is a bound."""
     low, high = times[(len(times) - 1) // 2], times[len(times) // 2]
+    if low.sign == high.sign == NEVER:
+        return low
     signs = {low.sign, high.sign} - {""}
     if not signs:
         return Bounded((low.value + high.value) / 2)
-    if len(signs) > 1:
+    if "<" in signs and len(signs) > 1:
         return None
-    sign = signs.pop()
-    outer = min if sign == ">" else max
-    return Bounded(outer(low.value, high.value), sign)
+    if "<" in signs:
+        return Bounded(max(low.value, high.value), "<")
+    return Bounded(low.value if NEVER in signs else min(low.value, high.value), ">")
 
 
 def _middle(values: Sequence[float]) -> float:
@@ -146,6 +163,7 @@ def _racer(run: Any, where: str) -> Racer:
         steps=int(_number(run["steps"], f"{where}.steps")) if run.get("steps") is not None else None,
         limit_seconds=_number(run["limit_seconds"], f"{where}.limit_seconds"),
         points=sorted(points, key=lambda p: p["seconds"]),
+        ended=run.get("ended") is True and not run["reached"],
     )
 
 

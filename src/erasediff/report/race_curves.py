@@ -38,7 +38,7 @@ def _line(found: Standing) -> Line:
 
 
 def _text(ratio: Bounded | None) -> str:
-    return ABSENT if ratio is None else f"{ratio.sign} {number(ratio.value, 2)}".strip()
+    return ABSENT if ratio is None else ratio.text(f" {number(ratio.value, 2)}").strip()
 
 
 def curves(race: Race, reference: str | None, kinds: dict[str, str]) -> list[tuple[str, Markup]]:
