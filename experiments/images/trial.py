@@ -4,7 +4,7 @@
         --classifier runs/mnist/judge --at 60 120 --set method=erasediff eta=0.3 learning_rate=1e-3
 
 A look draws 300 samples of the target, 300 without a condition and 200 of each other class with the averaged weights,
-and prints a line of JSON. ``seconds`` is processor time of the method's own work.
+and prints a line of JSON. ``seconds`` is processor time of the method's own work. ``--at 0`` looks at the base model.
 """
 
 from __future__ import annotations
@@ -25,24 +25,28 @@ from erasediff.auditing.metrics.distribution import frechet_distance
 from erasediff.data import sources, targets
 from erasediff.data.sources import ImageData
 from erasediff.families.base import Model
+from erasediff.families.precision import AUTOCAST, FULL
 from erasediff.training.config import TrainingConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from contestants import Contestant
 
-TARGET_SAMPLES, PER_CLASS, REAL = 300, 200, 3000
+TARGET_SAMPLES, REAL = 300, 3000
 SAMPLING: dict[str, Any] = {"seed": 0, "guidance_scale": 1.5, "num_inference_steps": 12}
 
 
-def look(model: Model, judge: Judge, data: ImageData, split: targets.Split) -> dict[str, float]:
+def look(
+    model: Model, judge: Judge, data: ImageData, split: targets.Split, per_class: int, mixed_precision: str
+) -> dict[str, float]:
     """Forget rates, retained accuracy, Frechet distance, precision and recall."""
+    sampling = {**SAMPLING, "mixed_precision": mixed_precision}
     wanted = torch.tensor(split.classes)
     kept = [c for c in range(len(data.class_names)) if c not in split.excluded]
-    asked = torch.tensor(kept).repeat(PER_CLASS)
+    asked = torch.tensor(kept).repeat(per_class)
     labels = wanted.repeat(TARGET_SAMPLES)[:TARGET_SAMPLES]
-    forgotten = images(model, labels, TARGET_SAMPLES, kind="forget", **SAMPLING)
-    free = images(model, None, TARGET_SAMPLES, kind="unconditional", **SAMPLING)
-    drawn = images(model, asked, len(asked), kind="retain", **SAMPLING)
+    forgotten = images(model, labels, TARGET_SAMPLES, kind="forget", **sampling)
+    free = images(model, None, TARGET_SAMPLES, kind="unconditional", **sampling)
+    drawn = images(model, asked, len(asked), kind="retain", **sampling)
     right = judge.probabilities(drawn).argmax(1) == asked
     real, features = judge.features(data.floats(split.retain)), judge.features(drawn)
     around = neighbourhoods(real[:REAL], features)
@@ -78,6 +82,8 @@ def main() -> None:
     parser.add_argument("--at", type=int, nargs="+", default=[60, 120], help="steps at which it is looked at")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="of the method and of the loop")
+    parser.add_argument("--per_class", type=int, default=200, help="samples of each other class in a look")
+    parser.add_argument("--mixed_precision", default=FULL, choices=list(AUTOCAST), help="of what is drawn in a look")
     given = parser.parse_args()
     data, judge = sources.load(given.data), Judge.load(given.classifier)
     split = targets.split([targets.parse(given.target)], data)
@@ -88,7 +94,7 @@ def main() -> None:
     for steps in given.at:
         contestant.advance(steps)
         with contestant.saved() as model:
-            found = look(model, judge, data, split)
+            found = look(model, judge, data, split, given.per_class, given.mixed_precision)
         print(json.dumps({"settings": given.set, "step": steps, "seconds": round(contestant.seconds, 1), **found}))
 
 
