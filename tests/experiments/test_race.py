@@ -94,9 +94,11 @@ def test_a_stage_that_takes_longer_than_the_limit_ends_the_run(race):
         def close(self):
             pass
 
-    runner = race.Runner(Slow(), None, 0.05)
+    slow = Slow()
+    runner = race.Runner(slow, None, 0.05)
     runner.turn()
     made = runner.record(0)
     assert runner.done and not made["reached"]
     assert made["why"] == "a stage before its first step took longer than the limit"
-    assert made["limit_seconds"] >= 0.05
+    # Not compared with the limit: the timer counts in the kernel's ticks, the clock does not.
+    assert made["limit_seconds"] == slow.seconds > 0
