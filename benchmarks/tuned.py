@@ -81,7 +81,7 @@ def table(tried: list[dict[str, Any]], line: dict[str, float]) -> str:
         label = f"**{run['label']}**" if run["label"] in chosen else run["label"]
         last = run["points"][-1] if run["points"] else None
         end = f"{last['forget_rate']:.3f}, {_ratio(last['frechet_ratio'])}" if last else run["why"]
-        time = f"{'' if run['reached'] else '>'}{run['ratio']:.2f}"
+        time = "never" if run.get("ended") else f"{'' if run['reached'] else '>'}{run['ratio']:.2f}"
         steps = run["steps"] or (last["step"] if last else 0)
         lines.append(f"| {label} | {json.dumps(settings)} | {run['reached']} | {steps} | {time} | {end} |")
     return "\n".join(lines)

@@ -53,7 +53,9 @@ def test_the_fastest_is_taken_else_the_nearest(tuned, record):
     tried = tuned.trials([record])
     assert tuned.best(tried, LINE)["b"]["label"] == "b 2"
     text = tuned.table(tried, LINE)
-    assert "| **a 2** |" in text and "| 2.00 |" in text and "| >5.00 |" in text
+    assert "| **a 2** |" in text and "| 2.00 |" in text and "| >5.00 |" in text and "never" not in text
+    record["runs"][5]["ended"] = True
+    assert "never" in tuned.table(tuned.trials([record]), LINE)
 
 
 def test_a_faster_trial_of_the_reference_takes_its_place_beside_the_defaults(tuned, record):
