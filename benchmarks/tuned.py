@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from erasediff.files import write_atomic
+from erasediff.report.race import parse, standings
 
 AGAIN = " (again)"
 DEFAULTS = " (defaults)"
@@ -37,17 +38,16 @@ def excess(points: list[dict[str, Any]], line: dict[str, float]) -> float:
 
 
 def trials(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every trial once, with ``ratio``: its time, or what it was given, over the reference's of its race."""
+    """Every trial once, with ``over``: its time over the reference's of its race, or the bound of it."""
     found: list[dict[str, Any]] = []
     for record in records:
-        reference = next(r["seconds"] for r in record["runs"] if r["label"] == record["reference"])
+        over = {s.label: s.middle for s in standings(parse(record, "race.json"), record["reference"])}
         for run in record["runs"]:
             again = run["label"] == record["reference"] + AGAIN
             if again or run["label"] in [r["label"] for r in found]:
                 continue
-            spent = run["seconds"] if run["reached"] else run["limit_seconds"]
             settings = record["methods"].get(run["label"]) or {}
-            found.append({**run, "ratio": spent / reference, "settings": settings})
+            found.append({**run, "over": over[run["label"]], "settings": settings})
     return found
 
 
@@ -55,7 +55,7 @@ def best(tried: list[dict[str, Any]], line: dict[str, float]) -> dict[str, dict[
     """The chosen trial of every method."""
 
     def rank(run: dict[str, Any]) -> tuple[bool, float]:
-        return (not run["reached"], run["ratio"] if run["reached"] else excess(run["points"], line))
+        return (not run["reached"], run["over"].value if run["reached"] else excess(run["points"], line))
 
     names = dict.fromkeys(name_of(run["label"]) for run in tried)
     return {name: min((r for r in tried if name_of(r["label"]) == name), key=rank) for name in names}
@@ -81,7 +81,7 @@ def table(tried: list[dict[str, Any]], line: dict[str, float]) -> str:
         label = f"**{run['label']}**" if run["label"] in chosen else run["label"]
         last = run["points"][-1] if run["points"] else None
         end = f"{last['forget_rate']:.3f}, {_ratio(last['frechet_ratio'])}" if last else run["why"]
-        time = "never" if run.get("ended") else f"{'' if run['reached'] else '>'}{run['ratio']:.2f}"
+        time = run["over"].text(f"{run['over'].value:.2f}")
         steps = run["steps"] or (last["step"] if last else 0)
         lines.append(f"| {label} | {json.dumps(settings)} | {run['reached']} | {steps} | {time} | {end} |")
     return "\n".join(lines)

@@ -35,7 +35,14 @@ def record():
         run("ours (again)", True, 11.0),
     ]
     methods = {r["label"]: {"method": r["label"].split()[0], "k": i} for i, r in enumerate(runs[:-1])}
-    return {"reference": "ours", "target": "class:1", "target_line": LINE, "runs": runs, "methods": methods}
+    return {
+        "schema": 1,
+        "reference": "ours",
+        "target": "class:1",
+        "target_line": LINE,
+        "runs": runs,
+        "methods": methods,
+    }
 
 
 @pytest.fixture

@@ -125,10 +125,8 @@ def _median(times: Sequence[Bounded]) -> Bounded | None:
     signs = {low.sign, high.sign} - {""}
     if not signs:
         return Bounded((low.value + high.value) / 2)
-    if "<" in signs and len(signs) > 1:
-        return None
     if "<" in signs:
-        return Bounded(max(low.value, high.value), "<")
+        return Bounded(max(low.value, high.value), "<") if signs == {"<"} else None
     return Bounded(low.value if NEVER in signs else min(low.value, high.value), ">")
 
 
