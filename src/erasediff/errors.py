@@ -64,6 +64,13 @@ def check_shares(owner: object, *names: str) -> None:
             raise BadInput(f"{name} must lie in [0, 1], got {given}")
 
 
+def check_finite(owner: object, *names: str) -> None:
+    """Raise BadInput unless the attributes ``names`` of ``owner`` are finite and not negative."""
+    for name in names:
+        if not 0 <= (given := getattr(owner, name)) < float("inf"):
+            raise BadInput(f"{name} must be finite and not negative, got {given}")
+
+
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> BadInput:
     """The error for a name that is not in a table: the name, its nearest neighbour and all that is allowed."""
     names = sorted(allowed)

@@ -19,7 +19,7 @@ import torch
 
 from erasediff.data.pairs import Batch, Pair, Pairs
 from erasediff.data.sources import as_floats
-from erasediff.errors import BadInput, check_one_of, check_shares
+from erasediff.errors import BadInput, check_finite, check_one_of, check_shares
 from erasediff.methods.base import Direction, Needs, State, StepContext, Term, record
 from erasediff.methods.objectives import RETAIN_OBJECTIVES, Anchor, retain_cost
 from erasediff.solver.gram import combine
@@ -64,9 +64,7 @@ class ConceptAblation:
         for name in ("anchor_samples", "num_inference_steps"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("retain_weight", "guidance_scale"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise BadInput(f"{name} must be finite and not negative, got {getattr(self, name)}")
+        check_finite(self, "retain_weight", "guidance_scale")
         check_shares(self, "retain_null_share")
         if self.retain_weight and self.held == "anchor" and self.images != "anchor":
             raise BadInput(

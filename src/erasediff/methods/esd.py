@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 
 from erasediff.data.pairs import Batch, Pair
-from erasediff.errors import BadInput, check_one_of, check_shares
+from erasediff.errors import BadInput, check_finite, check_one_of, check_shares
 from erasediff.families.base import Noisy
 from erasediff.methods.base import Direction, Losses, Needs, State, Stateless, StepContext, record
 from erasediff.methods.objectives import RETAIN_OBJECTIVES, retain_cost
@@ -63,9 +63,7 @@ class ESD(Stateless):
     def __post_init__(self) -> None:
         check_one_of("x_t", self.x_t, SOURCES)
         check_one_of("retain", self.retain, RETAIN_OBJECTIVES)
-        for name in ("negative_guidance", "guidance_scale", "retain_weight"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise BadInput(f"{name} must be finite and not negative, got {getattr(self, name)}")
+        check_finite(self, "negative_guidance", "guidance_scale", "retain_weight")
         check_shares(self, "retain_null_share")
         if self.num_inference_steps < 1:
             raise BadInput(f"num_inference_steps must be at least 1, got {self.num_inference_steps}")

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from erasediff.data.pairs import Batch, Pair, Pairs
 from erasediff.data.sources import as_floats
-from erasediff.errors import BadInput, check_one_of, check_shares, listing
+from erasediff.errors import BadInput, check_finite, check_one_of, check_shares, listing
 from erasediff.files import write_atomic
 from erasediff.methods.base import Direction, Losses, Needs, State, StepContext, record
 from erasediff.methods.objectives import Denoise
@@ -84,8 +84,7 @@ class SelectiveAmnesia:
         for name in ("fisher_samples", "fisher_timesteps", "replay_samples", "replay_steps"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.ewc_weight < float("inf"):
-            raise BadInput(f"ewc_weight must be finite and not negative, got {self.ewc_weight}")
+        check_finite(self, "ewc_weight")
         check_shares(self, "null_share")
 
     @property

@@ -25,7 +25,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from erasediff.errors import BadInput, check_one_of
+from erasediff.errors import BadInput, check_finite, check_one_of
 from erasediff.families.base import Model, ReadsText
 from erasediff.methods.base import Concepts, Needs
 from erasediff.solver.closed_form import edit_matrix
@@ -59,8 +59,7 @@ class UCE:
         for name in ("ridge", "erase_weight"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise BadInput(f"{name} must be finite and above 0, got {getattr(self, name)}")
-        if not 0 <= self.preserve_weight < float("inf"):
-            raise BadInput(f"preserve_weight must be finite and not negative, got {self.preserve_weight}")
+        check_finite(self, "preserve_weight")
 
     @property
     def needs(self) -> Needs:
