@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from time_to_target import AGAIN
 
 from erasediff.files import write_atomic
 from erasediff.report.race import parse, standings
 
-AGAIN = " (again)"
 DEFAULTS = " (defaults)"
 
 
@@ -38,16 +38,21 @@ def excess(points: list[dict[str, Any]], line: dict[str, float]) -> float:
 
 
 def trials(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every trial once, with ``over``: its time over the reference's of its race, or the bound of it."""
+    """Every trial once, with ``over``: its time over the reference's of its race, or the bound of it.
+
+    Raises ValueError where two races call different settings by one label.
+    """
     found: list[dict[str, Any]] = []
     for record in records:
         over = {s.label: s.middle for s in standings(parse(record, "race.json"), record["reference"])}
         for run in record["runs"]:
-            again = run["label"] == record["reference"] + AGAIN
-            if again or run["label"] in [r["label"] for r in found]:
+            if run["label"] == record["reference"] + AGAIN:
                 continue
             settings = record["methods"].get(run["label"]) or {}
-            found.append({**run, "over": over[run["label"]], "settings": settings})
+            if (known := next((r for r in found if r["label"] == run["label"]), None)) is None:
+                found.append({**run, "over": over[run["label"]], "settings": settings})
+            elif known["settings"] != settings:
+                raise ValueError(f"two races call {known['settings']} and {settings} {run['label']}: rename one")
     return found
 
 
@@ -102,7 +107,10 @@ def main() -> None:
     for key in ("target", "reference", "target_line"):
         if any(record[key] != records[0][key] for record in records):
             parser.error(f"trials are compared on one {key}; given: {[record[key] for record in records]}")
-    tried, line = trials(records), records[0]["target_line"]
+    try:
+        tried, line = trials(records), records[0]["target_line"]
+    except ValueError as error:
+        parser.error(str(error))
     print(table(tried, line))
     if given.output_file is None:
         return

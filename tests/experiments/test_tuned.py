@@ -77,10 +77,13 @@ def test_a_faster_trial_of_the_reference_takes_its_place_beside_the_defaults(tun
 
 def test_trials_of_two_races_are_each_measured_by_their_own_reference(tuned, record):
     other = {**record, "runs": [run("ours", True, 40.0), run("a 3", True, 60.0)]}
-    other["methods"] = {"ours": {}, "a 3": {"method": "a"}}
+    other["methods"] = {"ours": record["methods"]["ours"], "a 3": {"method": "a"}}
     tried = tuned.trials([record, other])
     assert [r["label"] for r in tried].count("ours") == 1
     assert tuned.best(tried, LINE)["a"]["label"] == "a 3", "1.5 times its reference, a 2 takes twice its own"
+    other["methods"] = {"ours": {"k": 9}, "a 3": {"method": "a"}}
+    with pytest.raises(ValueError, match="rename one"):
+        tuned.trials([record, other])
 
 
 def test_it_writes_what_the_race_reads(tuned, record, tmp_path, monkeypatch):
