@@ -58,7 +58,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "parameters class_embedding": {"parameters": "class_embedding*"},
     "distill, focus, value_barrier together": {"retain": "distill", "timestep_focus": 0.5, "rule": "value_barrier"},
     "focus, hellinger, munba together": {"timestep_focus": 0.5, "weighting": "hellinger", "rule": "munba"},
-    "learning_rate 5e-4": {"learning_rate": 5e-4},
+    "learning_rate 1e-3": {"learning_rate": 1e-3},
     "learning_rate 2e-4, 300 steps": {"learning_rate": 2e-4, "max_train_steps": 300},
     "60 steps": {"max_train_steps": 60},
     "120 steps": {"max_train_steps": 120},

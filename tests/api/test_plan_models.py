@@ -38,7 +38,7 @@ def plan(model, **changes):
 
 
 @pytest.mark.parametrize(
-    ("family", "whole", "lora"), [("unet2d", 1e-3, 1e-3), ("dit", 1e-4, 1e-3), ("stable_diffusion", 1e-5, 1e-4)]
+    ("family", "whole", "lora"), [("unet2d", 5e-4, 1e-3), ("dit", 1e-4, 1e-3), ("stable_diffusion", 1e-5, 1e-4)]
 )
 def test_a_plan_takes_the_learning_rate_of_the_family_as_erase_does(place, family, whole, lora):
     made, data = plan(place / family), DATA[family]()

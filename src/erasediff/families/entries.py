@@ -69,7 +69,7 @@ UNET2D = Family(
     targets=("class", "samples"),
     predictions=("epsilon", "v_prediction", "sample"),
     exports=("full", "lora"),
-    learning_rate=1e-3,
+    learning_rate=5e-4,
     load=_later("unet2d", "load"),
     adopt=_later("unet2d", "adopt"),
 )

@@ -116,7 +116,7 @@ class TrainingConfig:
 
 
 # Large steps and few: the retain objective of the default method has little variance (docs/defaults.md).
-ERASE_DEFAULTS = TrainingConfig(max_train_steps=240, learning_rate=1e-3, lr_scheduler="cosine")
+ERASE_DEFAULTS = TrainingConfig(max_train_steps=240, learning_rate=5e-4, lr_scheduler="cosine")
 TRAIN_DEFAULTS = TrainingConfig(
     max_train_steps=2000, learning_rate=2e-3, lr_scheduler="cosine", lr_warmup_steps=50, checkpointing_steps=1000
 )
