@@ -20,6 +20,8 @@ from erasediff.files import read_json, write_json
 from erasediff.report.aggregate import COMPLETED, DIVERGED
 from erasediff.training.checkpoint import listed
 
+NOT_FINITE = "weights are not finite after the last step"
+
 
 def finished(place: Path, asked: Mapping[str, Any]) -> bool:
     """Whether there is nothing left to do: it was audited in this way, or there is nothing that could be audited."""

@@ -26,6 +26,7 @@ KEYS = {
     "models": "the base model of each seed",
     "model_config": "how models that are single files are built",
     "retrained": "target -> seed -> a model trained without the target, or one path for all seeds",
+    "runs": "label -> target -> seed -> a run made elsewhere, which takes part as it is",
     "data": "where forget and retain samples come from; by default what the base run says",
     "targets": "what is forgotten: a list; an entry that is a list is forgotten together",
     "seeds": "seeds of the runs",
@@ -73,6 +74,7 @@ class Plan:
     jobs: Sequence[Job]
     models: Mapping[int, Any]
     retrained: Mapping[str, Mapping[int | None, Any]]
+    runs: Mapping[str, Mapping[str, Mapping[int, Any]]]
     data: Any
     suite: Suite
     audit: Mapping[str, Any]
@@ -123,7 +125,10 @@ def parse(content: Any, where: str = "the plan") -> Plan:
     models = _models(given, seeds)
     training = typed("training", TrainingConfig, given.get("training"), refused={"seed": "list seeds under `seeds`"})
     jobs = _jobs(given, seeds, targets, training, models)
-    found = list(dict.fromkeys(j.label for j in jobs))
+    names = {j.name for j in jobs}
+    runs = {str(label): _runs(str(label), of, names, seeds) for label, of in mapping("runs", given.get("runs")).items()}
+    found = list(dict.fromkeys([*(j.label for j in jobs), *runs]))
+    _check_names("methods and runs", [*(str(k) for k in mapping("methods", given["methods"])), *runs])
     suite, audit = audit_settings(given.get("audit"))
     control = _label("control", given.get("control"), found)
     reference = _label("reference", given.get("reference"), found)
@@ -132,7 +137,8 @@ def parse(content: Any, where: str = "the plan") -> Plan:
     return Plan(
         jobs=jobs,
         models=models,
-        retrained=_retrained(given.get("retrained"), {j.name for j in jobs}, seeds),
+        retrained=_retrained(given.get("retrained"), names, seeds),
+        runs=runs,
         data=given.get("data"),
         suite=suite,
         audit=audit,
@@ -176,7 +182,6 @@ def _jobs(
     methods = {str(k): v for k, v in mapping("methods", given.get("methods")).items()}
     if not methods:
         raise BadInput("methods must name at least one method, such as `erasediff: {}`")
-    _check_names("methods", methods)
     _check_names("targets", targets)
     made = []
     for label, settings in methods.items():
@@ -213,15 +218,29 @@ def _method(label: str, mine: Mapping[str, Any], training: Mapping[str, Any]) ->
 def _retrained(given: Any, names: set[str], seeds: Sequence[int]) -> dict[str, dict[int | None, Any]]:
     made: dict[str, dict[int | None, Any]] = {}
     for target, runs in mapping("retrained", given).items():
-        name = listing(parsed_targets([part.strip() for part in re.split(r",\s*(?=\w+:)", str(target))]))
-        if name not in names:
-            raise unknown("target of retrained", name, names)
-        if not isinstance(runs, Mapping):
-            made[name] = {None: runs}
-            continue
-        by_seed = {integer("a seed of retrained", k): v for k, v in runs.items()}
-        made[name] = {s: by_seed[s] for s in seeds if s in by_seed}
+        name = _among("retrained", target, names)
+        one_each = isinstance(runs, Mapping)
+        made[name] = dict(_by_seed("retrained", runs, seeds).items()) if one_each else {None: runs}
     return made
+
+
+def _runs(label: str, given: Any, names: set[str], seeds: Sequence[int]) -> dict[str, dict[int, Any]]:
+    what = f"runs of {label}"
+    return {_among(what, t, names): _by_seed(what, of, seeds) for t, of in mapping(what, given).items()}
+
+
+def _among(what: str, target: Any, names: set[str]) -> str:
+    """The name of a target of the plan. Raises BadInput for another."""
+    name = listing(parsed_targets([part.strip() for part in re.split(r",\s*(?=\w+:)", str(target))]))
+    if name not in names:
+        raise unknown(f"target of {what}", name, names)
+    return name
+
+
+def _by_seed(what: str, given: Any, seeds: Sequence[int]) -> dict[int, Any]:
+    """What is given for the plan's seeds, in their order."""
+    by_seed = {integer(f"a seed of {what}", k): v for k, v in mapping(what, given).items()}
+    return {s: by_seed[s] for s in seeds if s in by_seed}
 
 
 def _margins(given: Any) -> dict[str, float]:
