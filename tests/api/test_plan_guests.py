@@ -77,6 +77,7 @@ def test_a_run_made_elsewhere_is_audited_once_as_the_others_are_and_is_not_touch
     assert theirs.kind == ours.kind == "method" and theirs.target == ours.target
     assert theirs.measures.keys() == ours.measures.keys() and theirs.cost["steps"] == 4
     assert {t.rival for t in found.tests} == {"theirs"}
+    assert "Made elsewhere and taken as they are: the runs of theirs." in found.notes
     audit = tmp_path / "c" / "runs" / "class-1" / "theirs" / "1" / "audit"
     assert (audit / "audit.json").is_file() and (audit / "report.html").is_file()
     assert before and contents(house.place) == before

@@ -11,7 +11,7 @@ from erasediff.api.directory import refuse_occupied
 from erasediff.api.entries import check_comparable, differences, labels, others, read
 from erasediff.api.plan import is_plan, read_plan
 from erasediff.api.planned import PLAN, carry_out
-from erasediff.errors import BadInput, unknown
+from erasediff.errors import BadInput, listing, unknown
 from erasediff.files import read_json, writable, write_atomic, write_json
 from erasediff.report import comparison, page
 from erasediff.report.aggregate import CONTROL, METHOD, RunRow
@@ -106,12 +106,17 @@ def _planned(
         control=plan.control,
         margins=plan.margins,
         race=race,
-        notes=_notes(rows, plan.suite.name),
+        notes=_notes(rows, plan.suite.name, list(plan.runs)),
     )
 
 
-def _notes(rows: Sequence[RunRow], suite: str) -> list[str]:
-    return [f"Every model was audited with the suite “{suite}” and the same judge.", *differences(rows)]
+def _notes(rows: Sequence[RunRow], suite: str, guests: Sequence[str]) -> list[str]:
+    elsewhere = [f"Made elsewhere and taken as they are: the runs of {listing(guests)}."] if guests else []
+    return [
+        f"Every model was audited with the suite “{suite}” and the same judge.",
+        *elsewhere,
+        *differences(rows),
+    ]
 
 
 def _reference(wanted: str | None, found: Sequence[str]) -> str | None:
