@@ -14,20 +14,15 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from table import KEPT, NAMES
+
 from erasediff.auditing.attacks.base import BASE
 from erasediff.auditing.result import ERASED
 from erasediff.files import read_json, write_json
 
 RUNS = {"both": "both at once", "second": "4, then 7"}
-WORST = {  # measure -> which of several seeds is farthest out
-    "forget_rate": max,
-    "forget_rate_unconditional": max,
-    "retain_accuracy": min,
-    "retain_accuracy_worst": min,
-    "frechet_distance": max,
-    "precision": min,
-    "recall": min,
-}
+WORST = {name: min if name in KEPT else max for name in NAMES}
+"""Measure -> which of several seeds is farthest out."""
 
 
 def rows(place: Path, seeds: list[int]) -> list[dict[str, Any]]:

@@ -1,24 +1,12 @@
 """The table of README.md from the demo's audits."""
 
-import importlib.util
-from pathlib import Path
-
-PLACE = Path(__file__).resolve().parents[2] / "experiments" / "demo" / "table.py"
-
-
-def loaded():
-    spec = importlib.util.spec_from_file_location("demo_table", PLACE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 def measured(name, subject, value, n=10):
     return {"name": name, "subject": subject, "value": value, "n": n}
 
 
-def test_a_cell_holds_the_seeds_in_their_order_and_what_one_seed_lacks_is_left_out():
-    made = loaded()
+def test_a_cell_holds_the_seeds_in_their_order_and_what_one_seed_lacks_is_left_out(script):
+    made = script("demo", "table")
     audits = [
         {
             "measurements": [

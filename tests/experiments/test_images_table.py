@@ -1,20 +1,11 @@
 """The table of a comparison: differences to the control of the same target and seed."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "images"
 
 
 @pytest.fixture
-def table(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.delitem(sys.modules, "table", raising=False)
-    import table
-
-    return table
+def table(script):
+    return script("images", "table")
 
 
 def run(table, label, seed, **values):

@@ -1,21 +1,13 @@
 """Audits of two classes at once and one after the other, as rows."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "images"
-
 
 @pytest.fixture
-def two_classes(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.delitem(sys.modules, "two_classes", raising=False)
-    import two_classes
-
-    return two_classes
+def two_classes(script):
+    return script("images", "two_classes")
 
 
 def audited(place, run, seed, erased, names):

@@ -35,7 +35,12 @@ def finished(place: Path, asked: Mapping[str, Any]) -> bool:
 
 def audit_is(place: Path, asked: Mapping[str, Any]) -> bool:
     """Whether the run in ``place`` was audited, and in the way that ``asked`` says."""
-    path = place / "audit" / AUDIT
+    return audited(place / "audit", asked)
+
+
+def audited(place: Path, asked: Mapping[str, Any]) -> bool:
+    """Whether there is an audit in ``place`` itself, made in the way that ``asked`` says."""
+    path = place / AUDIT
     return path.exists() and read_json(path).get("setting", {}).get("asked") == asked
 
 

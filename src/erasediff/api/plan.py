@@ -64,7 +64,7 @@ class Job:
 
     @property
     def place(self) -> Path:
-        return Path("runs") / safe_name(self.name) / safe_name(self.label) / str(self.seed)
+        return place_of(self.name, self.label, self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +127,8 @@ def parse(content: Any, where: str = "the plan") -> Plan:
     jobs = _jobs(given, seeds, targets, training, models)
     names = {j.name for j in jobs}
     runs = {str(label): _runs(str(label), of, names, seeds) for label, of in mapping("runs", given.get("runs")).items()}
-    found = list(dict.fromkeys([*(j.label for j in jobs), *runs]))
-    _check_names("methods and runs", [*(str(k) for k in mapping("methods", given["methods"])), *runs])
+    found = [*dict.fromkeys(j.label for j in jobs), *runs]
+    _check_names("methods and runs", found)
     suite, audit = audit_settings(given.get("audit"))
     control = _label("control", given.get("control"), found)
     reference = _label("reference", given.get("reference"), found)
@@ -280,6 +280,11 @@ def _check_names(what: str, names: Iterable[str]) -> None:
         if place in places:
             raise BadInput(f"{what}: {places[place]!r} and {name!r} would share the directory {place}; rename one")
         places[place] = name
+
+
+def place_of(name: str, label: str, seed: int) -> Path:
+    """Where a run and its audit lie below the comparison's directory."""
+    return Path("runs") / safe_name(name) / safe_name(label) / str(seed)
 
 
 def safe_name(text: str) -> str:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from erasediff.api.attempt import NOT_FINITE, broken
+from erasediff.api.attempt import NOT_FINITE, audited, broken
 from erasediff.api.directory import read_run
 from erasediff.api.entries import AUDIT, Entry, status_of
-from erasediff.api.plan import Plan, safe_name
+from erasediff.api.plan import Plan, place_of, safe_name
 from erasediff.api.workshop import Workshop, examined, weights_of
 from erasediff.auditing.attacks.base import BASE
 from erasediff.auditing.classifier import Judge
@@ -21,7 +21,7 @@ from erasediff.errors import BadInput, listing
 from erasediff.files import read_json
 from erasediff.report.aggregate import COMPLETED, CONTROL, DIVERGED, METHOD, MODEL, RunRow
 
-MODELS, RUNS = "models", "runs"
+MODELS = "models"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Guest:
 
     @property
     def place(self) -> Path:
-        return Path(RUNS) / safe_name(self.name) / safe_name(self.label) / str(self.seed)
+        return place_of(self.name, self.label, self.seed)
 
 
 def guests(plan: Plan, data: ImageData) -> list[Guest]:
@@ -115,11 +115,6 @@ def received(shop: Workshop, found: list[Guest], judge: Judge | None, asked: Map
             audit = AuditResult.from_dict(read_json(place / AUDIT))
         rows.append(Entry(guest.path, audit, record, guest.path).row(guest.label, **fields))
     return rows
-
-
-def audited(place: Path, asked: Mapping[str, Any]) -> bool:
-    """Whether there is an audit in ``place``, made in the way that ``asked`` says and of its weights."""
-    return (place / AUDIT).exists() and read_json(place / AUDIT)["setting"].get("asked") == asked
 
 
 def _model_row(place: Path, label: str, name: str, seed: int | None) -> RunRow:
