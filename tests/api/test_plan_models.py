@@ -49,6 +49,14 @@ def test_a_plan_takes_the_learning_rate_of_the_family_as_erase_does(place, famil
     assert alone["training"]["learning_rate"] == found["adapter"]
 
 
+@pytest.mark.parametrize(("family", "betas"), [("unet2d", (0.5, 0.9)), ("dit", (0.9, 0.999))])
+def test_the_decays_of_adam_are_the_familys_unless_told(place, family, betas):
+    data = DATA[family]()
+    for told, first in (({}, betas[0]), ({"adam_beta1": 0.25}, 0.25)):
+        training = erase(place / family, "class:1", data, dry_run=True, **SMALL, **told).record["training"]
+        assert (training["adam_beta1"], training["adam_beta2"]) == (first, betas[1])
+
+
 def test_a_plan_on_a_single_file_says_how_it_is_built(place, tmp_path):
     file, sd, data = place / "file/model.safetensors", place / "stable_diffusion", captioned()
     made = plan(file, model_config=str(sd))

@@ -42,6 +42,7 @@ from erasediff.data import targets
 from erasediff.errors import BadInput
 from erasediff.methods import METHODS
 from erasediff.methods.erasediff import EraseDiff
+from erasediff.methods.forgetting import FORGET_TARGETS
 from erasediff.solver.rules import RULES
 from erasediff.training.config import TrainingConfig
 
@@ -228,7 +229,7 @@ def test_defaults_that_prose_rests_on():
     page = (ROOT / "docs" / "how-erasediff-works.md").read_text()
     default = EraseDiff()
     assert f"The default is `{default.rule}`" in page
-    assert default.repulsion > 0 and f"The default is `{default.forget_target}`" in page
+    assert FORGET_TARGETS["relabel"].repulsion > 0 and f"The default is `{default.forget_target}`" in page
     if "plain gradient steps" not in RULES[default.rule].reference:
         assert "rule that is the default holds for plain gradient steps" not in (ROOT / "README.md").read_text()
 

@@ -41,7 +41,8 @@ def test_it_is_erasediff_under_the_rule(squares):
 @pytest.mark.parametrize("step", [0, 1, 2])
 @pytest.mark.parametrize("target", ["relabel", "noise"])
 def test_both_players_gain_the_same(step, target, squares):
-    ctx, batches, method = context(), pair(squares, step), MUNBa(forget_target=target)
+    ctx, batches = context(), pair(squares, step)
+    method = MUNBa(forget_target=target).suited_to(ctx.model.conditions)
     ctx.begin(step)
     found = method.direction(ctx, batches, {})
     asked = Asked(state={}, null_share=method.null_share, repulsion=method.repulsion, floor=False, timesteps=UNIFORM)

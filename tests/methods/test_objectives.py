@@ -14,6 +14,7 @@ from erasediff.methods.erasediff import EraseDiff
 from erasediff.methods.fine_tune import FineTune
 from erasediff.methods.forgetting import FORGET_TARGETS, Asked
 from erasediff.methods.objectives import (
+    Anneal,
     Blend,
     Denoise,
     Distill,
@@ -154,8 +155,8 @@ def test_bad_fields_are_named(fields, said):
 @pytest.mark.parametrize(
     ("conditions", "retain"),
     [
-        (ClassConditions(3, 3, excluded=(1,)), "blend"),
-        (ClassConditions(3, 3, excluded=(1,), anchor=2), "blend"),
+        (ClassConditions(3, 3, excluded=(1,)), "anneal"),
+        (ClassConditions(3, 3, excluded=(1,), anchor=2), "anneal"),
         (ClassConditions(3, 3, excluded=(1,), in_words=True), "distill"),
         (ClassConditions(3, 3, excluded=(1,), anchor=2, in_words=True), "distill"),
         (ClassConditions(3, 3), "denoise"),
@@ -165,6 +166,15 @@ def test_bad_fields_are_named(fields, said):
 def test_how_is_retained_depends_on_what_goes(conditions, retain):
     assert EraseDiff().suited_to(conditions).retain == retain
     assert EraseDiff(retain="denoise").suited_to(conditions).retain == "denoise"
+
+
+def test_how_far_is_pushed_depends_on_the_target_unless_told():
+    conditions = ClassConditions(3, 3, excluded=(1,))
+    assert EraseDiff().suited_to(conditions).repulsion == FORGET_TARGETS["relabel"].repulsion > 0
+    assert EraseDiff().suited_to(replace(conditions, anchor=2)).repulsion == FORGET_TARGETS["anchor"].repulsion > 0
+    assert EraseDiff(repulsion=0.0).suited_to(conditions).repulsion == 0
+    assert EraseDiff().suited_to(ClassConditions(0, None)).repulsion == 0
+    assert EraseDiff().forward_equivalents() == EraseDiff(repulsion=0.0).forward_equivalents() + 1
 
 
 def test_a_method_without_the_frozen_model_cannot_ask_it(squares):
@@ -185,6 +195,19 @@ def test_a_blend_is_half_of_each_gradient(squares):
         assert torch.allclose(found, (one + other) / 2, atol=1e-6)
     assert torch.allclose(blend.denoise, denoise.loss)
     assert blend.floor is None
+
+
+@pytest.mark.parametrize(("step", "same"), [(0, Distill), (4, Blend), (8, Denoise)])
+def test_annealing_goes_from_distilling_to_denoising(squares, step, same):
+    ctx, batch = context(), forget_batch(squares, 8)
+    with torch.no_grad():
+        for parameter in ctx.model.denoiser.parameters():
+            parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    ctx.begin(step, of=8)
+    annealed, other = ctx.gradients((Anneal(0.3), batch), (same(0.3), batch))
+    for found, wanted in zip(annealed.gradients, other.gradients, strict=True):
+        assert torch.allclose(found, wanted, atol=1e-6)
+    assert torch.allclose(annealed.denoise, other.denoise)
 
 
 @pytest.mark.parametrize("target", ["anchor", "unconditional", "relabel"])

@@ -44,6 +44,11 @@ def test_the_loop_is_an_iterator_for_loops_of_your_own(squares):
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_run_tells_its_method_how_far_it_is(squares):
+    s = session(squares, max_train_steps=4)
+    assert [s.context.progress for _ in train(s)] == [0.0, 0.25, 0.5, 0.75]
+
+
 def test_the_average_is_the_slow_obvious_one():
     weight = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
     average = Average({"w": weight}, decay=0.9)

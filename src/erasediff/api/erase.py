@@ -26,7 +26,7 @@ from erasediff.api.pairing import paired
 from erasediff.api.presets import find
 from erasediff.api.run import Run, check_fields, new_record, with_fields
 from erasediff.api.showing import Wishes
-from erasediff.api.weights import base_entry, learning_rate, trained_weights
+from erasediff.api.weights import base_entry, steps_of, trained_weights
 from erasediff.data import targets
 from erasediff.data.generated import drawing_fields
 from erasediff.data.sources import ImageData
@@ -108,7 +108,7 @@ def erase(
         wanted, more, retain_prompts = find(preset).filled(wanted, source.model.family, fields, retain_prompts, **shown)
         fields = more if training is None else fields
     if training is None:
-        fields = {**learning_rate(source.model.family, fields), **fields}
+        fields = {**steps_of(source.model.family, fields), **fields}
     config = with_fields(training, ERASE_DEFAULTS, fields)
     wishes = Wishes(
         anchor=anchor,

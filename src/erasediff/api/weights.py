@@ -36,10 +36,15 @@ def trained_weights(
     return {**base_entry(source and source.absolute(), hashes, named_as), "lora": planned(model.denoiser, config)}
 
 
-def learning_rate(family: str, given: Mapping[str, Any]) -> dict[str, float]:
-    """The rate of a family's whole weights; for a LoRA on a large model ten times that, as in diffusers' scripts."""
-    rate = FAMILIES[family].learning_rate
-    return {"learning_rate": rate if given.get("rank") is None else max(rate, min(10 * rate, 1e-3))}
+def steps_of(family: str, given: Mapping[str, Any]) -> dict[str, float]:
+    """Adam's settings for a family: the learning rate of its whole weights (for a LoRA on a large model ten times that,
+    as in diffusers' scripts) and the decays."""
+    kind = FAMILIES[family]
+    rate = (
+        kind.learning_rate if given.get("rank") is None else max(kind.learning_rate, min(10 * kind.learning_rate, 1e-3))
+    )
+    first, second = kind.adam_betas
+    return {"learning_rate": rate, "adam_beta1": first, "adam_beta2": second}
 
 
 def base_entry(

@@ -51,6 +51,8 @@ class StepContext(Protocol):
     """All that a method may touch during one step."""
 
     model: Model
+    progress: float
+    """Share of the run's steps that are done, in [0, 1]; 0 where nothing runs, as while a method is prepared."""
 
     def noised(self, batch: Batch, *, t: Tensor | None = None, noise: Tensor | None = None) -> Noisy:
         """Noise a batch; what is not given is drawn as a function of (seed, step, the batch's role)."""

@@ -41,7 +41,7 @@ class ConceptAblation:
         held: what is held: ``anchor`` (those images under the anchor's condition, as in the paper) or ``data`` (the
             retain set).
         retain: the loss that holds it: ``denoise`` (the ordinary one, as in the paper), ``distill`` (agree with the
-            frozen model) or ``blend`` (agree with the mean of both).
+            frozen model), ``blend`` (agree with the mean of both) or ``anneal`` (from distill to denoise over the run).
         retain_null_share: share of held samples whose condition is dropped.
     """
 

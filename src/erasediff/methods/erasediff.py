@@ -44,11 +44,12 @@ class EraseDiff:
             sample's own) or ``uniform``.
         neighbours: retained images that each forget sample is redirected to.
         repulsion: how far the ``relabel`` or ``anchor`` target is pushed away from the sample's own class; 0 for the
-            plain one.
+            plain one; by default 0.8 under ``relabel`` and 0.5 under ``anchor``.
         retain: ``distill`` (agree with the frozen model: little variance, so few and large steps), ``denoise`` (the
-            ordinary loss), ``blend`` (agree with the mean of both), or ``auto``: blend where whole classes are
-            forgotten, distill for models asked in words, whose retained images are few or their own, and denoise for
-            samples, of which the frozen model would keep drawing copies.
+            ordinary loss), ``blend`` (agree with the mean of both), ``anneal`` (distill at the beginning of the run,
+            denoise at its end), or ``auto``: anneal where whole classes are forgotten, distill for models asked in
+            words, whose retained images are few or their own, and denoise for samples, of which the frozen model would
+            keep drawing copies.
         rule: how the two gradients are weighed; ``erasediff list rules`` names them.
         eta: how hard the barrier pushes; the forget loss falls at least eta ||g_f||^2 per unit step.
         multiplier: the constant of rule ``constant``.
@@ -67,7 +68,7 @@ class EraseDiff:
     forget_target: str = "auto"
     others: str = "distant"
     neighbours: int = 8
-    repulsion: float = 0.5
+    repulsion: float | None = None
     retain: str = AUTO
     rule: str = "dynamic_barrier"
     eta: float = 0.3
@@ -93,7 +94,7 @@ class EraseDiff:
         check_shares(self, "null_share", "retain_null_share", "timestep_focus")
         if self.neighbours < 1:
             raise BadInput(f"neighbours must be at least 1, got {self.neighbours}")
-        if self.repulsion < 0:
+        if self.repulsion is not None and self.repulsion < 0:
             raise BadInput(f"repulsion must not be negative, got {self.repulsion}")
         for name in ("eta", "max_multiplier"):
             if not getattr(self, name) > 0:
@@ -111,14 +112,18 @@ class EraseDiff:
 
     def suited_to(self, conditions: ClassConditions) -> Self:
         """The same with ``auto`` decided: what goes into the record."""
-        return replace(self, forget_target=suited(self.forget_target, conditions), retain=self._retain(conditions))
+        target = suited(self.forget_target, conditions)
+        return replace(self, forget_target=target, retain=self._retain(conditions), repulsion=self._pushed(target))
+
+    def _pushed(self, target: str) -> float:
+        return FORGET_TARGETS[target].repulsion if self.repulsion is None else self.repulsion
 
     def _retain(self, conditions: ClassConditions) -> str:
         if self.retain != AUTO:
             return self.retain
         if conditions.in_words:
             return "distill"
-        return "blend" if conditions.excluded else "denoise"
+        return "anneal" if conditions.excluded else "denoise"
 
     @property
     def needs(self) -> Needs:
@@ -149,11 +154,12 @@ class EraseDiff:
         return state
 
     def direction(self, ctx: StepContext, pair: Pair, state: State) -> Direction:
-        target = FORGET_TARGETS[suited(self.forget_target, ctx.model.conditions)]
+        name = suited(self.forget_target, ctx.model.conditions)
+        target = FORGET_TARGETS[name]
         asked = Asked(
             state=state,
             null_share=self.null_share,
-            repulsion=self.repulsion,
+            repulsion=self._pushed(name),
             floor=self.measures_slack,
             timesteps=Timesteps(state.get("timesteps")),
         )
@@ -181,5 +187,5 @@ class EraseDiff:
         """Two students (forward and backward) and the frozen passes of target, floor and distillation."""
         name = "relabel" if self.forget_target == AUTO else self.forget_target
         target = FORGET_TARGETS[name]
-        drawn = (target.drawn_floor and self.measures_slack) + (target.repels and self.repulsion > 0)
+        drawn = (target.drawn_floor and self.measures_slack) + (self._pushed(name) > 0 and target.repels)
         return 3 + target.frozen_passes + drawn + retain_cost(self.retain)

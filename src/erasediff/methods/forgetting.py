@@ -29,12 +29,14 @@ class Asked:
 class ForgetTarget:
     """One way to say what should come instead. ``frozen_passes``: of theta_0 a step, before floor and repulsion.
 
-    ``repels``: whether repulsion costs it one more, ``drawn_floor``: whether its floor does.
+    ``repulsion``: how far it is pushed where nothing is said; ``repels``: whether that costs one more pass,
+    ``drawn_floor``: whether its floor does.
     """
 
     make: Callable[[Asked], Objective]
     needs: Needs
     frozen_passes: int
+    repulsion: float = 0.0
     repels: bool = False
     drawn_floor: bool = False
 
@@ -44,6 +46,7 @@ FORGET_TARGETS = {
         make=lambda a: Relabel(a.null_share, a.floor, a.repulsion, a.timesteps, a.state.get("others")),
         needs=Needs(classes=True, frozen=True),
         frozen_passes=1,
+        repulsion=0.8,
         repels=True,
         drawn_floor=True,
     ),
@@ -51,6 +54,7 @@ FORGET_TARGETS = {
         make=lambda a: Anchor(a.null_share, a.repulsion, a.timesteps),
         needs=Needs(anchor=True, frozen=True),
         frozen_passes=1,
+        repulsion=0.5,
         repels=True,
     ),
     "redirect": ForgetTarget(

@@ -66,11 +66,32 @@ class Blend:
     null_share: float
 
     def __call__(self, ctx: StepContext, batch: Batch) -> Losses:
-        noisy = ctx.noised(batch)
-        condition = condition_dropped(ctx, batch, self.null_share)
-        prediction, target = ctx.predict(noisy, condition), ctx.model.noising.target(noisy)
-        loss = ctx.divergence(prediction, (target + ctx.predict(noisy, condition, frozen=True)) / 2)
-        return Losses(loss, None, ctx.divergence(prediction.detach(), target))
+        return _between(ctx, batch, self.null_share, 0.5)
+
+
+@dataclass(frozen=True)
+class Anneal:
+    """Distill at first, denoise in the end: agree with (1 - p) times the frozen model's answer and p times the true
+    target, where p is the share of the run that is done.
+
+    While forgetting moves the other classes, what brings them back has no noise; once they are back, the model may
+    become better than the frozen one. The least value is unknown: it holds p^2 times the variance of the true target.
+    """
+
+    null_share: float
+
+    def __call__(self, ctx: StepContext, batch: Batch) -> Losses:
+        return _between(ctx, batch, self.null_share, ctx.progress)
+
+
+def _between(ctx: StepContext, batch: Batch, null_share: float, truth: float) -> Losses:
+    """The loss towards (1 - truth) times the frozen model's answer and truth times the true target."""
+    noisy = ctx.noised(batch)
+    condition = condition_dropped(ctx, batch, null_share)
+    prediction, target = ctx.predict(noisy, condition), ctx.model.noising.target(noisy)
+    frozen = ctx.predict(noisy, condition, frozen=True)
+    loss = ctx.divergence(prediction, torch.lerp(frozen, target, truth))
+    return Losses(loss, None, ctx.divergence(prediction.detach(), target))
 
 
 @dataclass(frozen=True)
@@ -190,7 +211,8 @@ class Hellinger:
         return inner._replace(loss=-torch.expm1(-inner.loss), floor=inner.floor if known else None)
 
 
-RETAIN_OBJECTIVES: dict[str, type[Denoise] | type[Distill] | type[Blend]] = {
+RETAIN_OBJECTIVES: dict[str, type[Denoise] | type[Distill] | type[Blend] | type[Anneal]] = {
+    "anneal": Anneal,
     "blend": Blend,
     "denoise": Denoise,
     "distill": Distill,

@@ -26,8 +26,8 @@ class TrainingConfig:
         max_grad_norm: the combined gradient is scaled down to this norm; 0 turns it off.
         lr_scheduler: constant, constant_with_warmup, linear or cosine.
         lr_warmup_steps: steps over which the learning rate rises.
-        adam_beta1: decay of Adam's first moment.
-        adam_beta2: decay of Adam's second moment.
+        adam_beta1: decay of Adam's first moment. erase takes 0.9 for all families but UNet2DModel, unless told otherwise.
+        adam_beta2: decay of Adam's second moment; 0.999 likewise.
         adam_weight_decay: decoupled weight decay.
         adam_epsilon: Adam's epsilon.
         use_ema: keep an exponential moving average of the weights; it is what is saved and audited.
@@ -115,8 +115,11 @@ class TrainingConfig:
         return replace(self, parameters="full" if self.rank is None else "attention")
 
 
-# Large steps and few: the retain objective of the default method has little variance (docs/defaults.md).
-ERASE_DEFAULTS = TrainingConfig(max_train_steps=240, learning_rate=5e-4, lr_scheduler="cosine")
+# Large steps and few: the retain objective of the default method has little variance at first; and a short memory of
+# them, since the forget gradient that begins the run is gone soon (docs/defaults.md).
+ERASE_DEFAULTS = TrainingConfig(
+    max_train_steps=240, learning_rate=5e-4, adam_beta1=0.5, adam_beta2=0.9, lr_scheduler="cosine"
+)
 TRAIN_DEFAULTS = TrainingConfig(
     max_train_steps=2000, learning_rate=2e-3, lr_scheduler="cosine", lr_warmup_steps=50, checkpointing_steps=1000
 )

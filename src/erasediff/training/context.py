@@ -55,7 +55,7 @@ class Context:
         adapters: Adapters | None = None,
     ) -> None:
         self.model, self.trained, self.processes = model, list(trained.values()), processes
-        self.seed, self.micro_batch, self.step = seed, micro_batch, 0
+        self.seed, self.micro_batch, self.step, self.progress = seed, micro_batch, 0, 0.0
         self.mixed_precision = mixed_precision
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.optimizer, self.sample_latents = optimizer, sample_latents
@@ -72,9 +72,11 @@ class Context:
             self.teacher = switched or copy.deepcopy(model.denoiser).requires_grad_(False)
         self.student = processes.distributed(model.denoiser)
 
-    def begin(self, step: int) -> None:
-        """Enter a step: everything drawn from here on is a function of (seed, step, purpose)."""
+    def begin(self, step: int, *, of: int | None = None) -> None:
+        """Enter a step: everything drawn from here on is a function of (seed, step, purpose). ``of``: steps of the
+        whole run, where it is known."""
         self.step = step
+        self.progress = 0.0 if of is None else min(step / of, 1.0)
 
     def _drawn(self, batch: Batch, purpose: str, draw: Callable[..., Tensor], *shape: int) -> Tensor:
         """This batch's rows [b, *shape] of what ``draw`` makes for the whole batch."""

@@ -162,7 +162,7 @@ def train(session: Session) -> Iterator[Step]:
 def take_step(session: Session) -> Step:
     """One direction from the method, one step of the optimiser, one of the average."""
     context = session.context
-    context.begin(session.step)
+    context.begin(session.step, of=session.config.max_train_steps)
     direction = session.method.direction(context, session.pairs.at(session.step), session.state)
     session.state = direction.state
     norm = _apply(session, direction)
