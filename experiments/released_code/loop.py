@@ -51,6 +51,8 @@ class Settings:
         inner_steps: passes over the forget loader in an inner loop; 0 for none.
         batch_size: samples of each of the forget and the retain batch.
         learning_rate: of the one Adam that serves both loops.
+        adam_beta1: decay of its first moment.
+        adam_beta2: decay of its second moment.
         max_grad_norm: gradients of both loops are scaled down to this norm.
         ema_decay: of the averaged weights, from the first outer step on without warm-up; they are what is saved.
         condition_drop: share of samples whose condition the student does not see, forget and retain alike.
@@ -68,6 +70,8 @@ class Settings:
     inner_steps: int = 2
     batch_size: int = 128
     learning_rate: float = 1e-4
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
     max_grad_norm: float = 1.0
     ema_decay: float = 0.99
     condition_drop: float = 0.1
@@ -87,7 +91,7 @@ class Settings:
         for name in ("learning_rate", "max_grad_norm", "eta"):
             if not getattr(self, name) > 0:
                 raise BadInput(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("ema_decay", "condition_drop"):
+        for name in ("ema_decay", "condition_drop", "adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise BadInput(f"{name} must lie in [0, 1), got {getattr(self, name)}")
 
@@ -129,7 +133,9 @@ class ReleasedCode:
         self.teacher = self.denoiser
         if settings.frozen_teacher:
             self.teacher = copy.deepcopy(self.denoiser).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.parameters, lr=settings.learning_rate)
+        self.optimizer = torch.optim.Adam(
+            self.parameters, lr=settings.learning_rate, betas=(settings.adam_beta1, settings.adam_beta2)
+        )
         self.average = [p.detach().clone() for p in self.parameters]
         self.source = torch.Generator(self.device).manual_seed(settings.seed)
         self.planned = settings.planned(len(split.forget), len(split.retain), self.conditions.num_classes)

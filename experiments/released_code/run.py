@@ -31,7 +31,8 @@ from erasediff.training.config import TrainingConfig
 
 NAME = "released_code"
 PAPER = "arXiv:2401.05779"
-IN_TRAINING = {"batch_size", "learning_rate", "max_grad_norm", "ema_decay", "seed"}  # said there, not in the method
+# Said there, not in the method.
+IN_TRAINING = {"batch_size", "learning_rate", "adam_beta1", "adam_beta2", "max_grad_norm", "ema_decay", "seed"}
 
 
 def erase_as_released(
@@ -81,6 +82,8 @@ def training_of(settings: Settings, outer: int) -> TrainingConfig:
     return TrainingConfig(
         max_train_steps=outer,
         learning_rate=settings.learning_rate,
+        adam_beta1=settings.adam_beta1,
+        adam_beta2=settings.adam_beta2,
         train_batch_size=settings.batch_size,
         max_grad_norm=settings.max_grad_norm,
         ema_decay=settings.ema_decay,

@@ -44,8 +44,8 @@ class ESD(Stateless):
         guidance_scale: guidance under which ``sampled`` ones are drawn.
         num_inference_steps: sampling steps from noise to an image, one of which is stopped at.
         retain_weight: weight of the loss on the retain set; 0 holds nothing, as in the paper.
-        retain: that loss: ``distill`` (agree with the frozen model), ``denoise`` (the ordinary one), ``blend`` (agree with
-            the mean of both) or ``anneal`` (from distill to denoise over the run).
+        retain: that loss: ``distill`` (agree with the frozen model), ``denoise`` (the ordinary one), ``blend`` (agree
+            with the mean of both) or ``anneal`` (from distill to denoise over the run).
         retain_null_share: share of retain samples whose condition is dropped.
     """
 
