@@ -24,6 +24,7 @@ from erasediff.methods.objectives import (
     condition_dropped,
 )
 from erasediff.methods.timesteps import UNIFORM
+from erasediff.solver import rules
 from erasediff.training.context import Context
 from erasediff.training.parameters import select
 from erasediff.training.processes import Processes
@@ -145,6 +146,7 @@ def test_a_whole_batch_gradient_is_that_of_the_mean_loss(squares):
         ({"eta": float("nan")}, "eta must be above 0"),
         ({"null_share": 1.5}, r"\[0, 1\]"),
         ({"repulsion": -1.0}, "repulsion"),
+        ({"eta_end": -0.1}, "eta_end must not be negative"),
     ],
 )
 def test_bad_fields_are_named(fields, said):
@@ -166,6 +168,22 @@ def test_bad_fields_are_named(fields, said):
 def test_how_is_retained_depends_on_what_goes(conditions, retain):
     assert EraseDiff().suited_to(conditions).retain == retain
     assert EraseDiff(retain="denoise").suited_to(conditions).retain == "denoise"
+
+
+def test_the_barrier_fades_over_the_run_where_classes_go(squares, monkeypatch):
+    """``eta`` at the beginning, ``eta_end`` at the end, in a straight line: what the rule is given."""
+    assert EraseDiff().suited_to(ClassConditions(3, 3, excluded=(1,))).eta_end == 0
+    assert EraseDiff(eta=0.7).suited_to(ClassConditions(3, 3)).eta_end == 0.7
+    given = []
+    kind = rules.RuleInputs
+    monkeypatch.setattr(rules, "RuleInputs", lambda **inputs: given.append(inputs["eta"]) or kind(**inputs))
+    ctx, pairs = context(), Pairs(squares, torch.arange(4), torch.arange(4), batch_size=4, seed=0)
+    for method, wanted in ((EraseDiff(eta=0.8), [0.8, 0.4]), (EraseDiff(eta=0.8, eta_end=0.6), [0.8, 0.7])):
+        for step in (0, 4):
+            ctx.begin(step, of=8)
+            method.direction(ctx, pairs.at(0), {})
+        assert given == pytest.approx(wanted)
+        given.clear()
 
 
 def test_how_far_is_pushed_depends_on_the_target_unless_told():

@@ -52,6 +52,8 @@ class EraseDiff:
             keep drawing copies.
         rule: how the two gradients are weighed; ``erasediff list rules`` names them.
         eta: how hard the barrier pushes; the forget loss falls at least eta ||g_f||^2 per unit step.
+        eta_end: what eta has become at the end of the run, in a straight line; at 0 the forget loss may no longer rise,
+            but need not fall. By default 0 under ``relabel``, else eta.
         multiplier: the constant of rule ``constant``.
         timestep_focus: share of forget time steps drawn where the frozen model tells the target's class from others;
             0 draws them uniformly.
@@ -72,6 +74,7 @@ class EraseDiff:
     retain: str = AUTO
     rule: str = "dynamic_barrier"
     eta: float = 0.3
+    eta_end: float | None = None
     multiplier: float = 1.0
     timestep_focus: float = 0.0
     weighting: str = "none"
@@ -94,8 +97,9 @@ class EraseDiff:
         check_shares(self, "null_share", "retain_null_share", "timestep_focus")
         if self.neighbours < 1:
             raise BadInput(f"neighbours must be at least 1, got {self.neighbours}")
-        if self.repulsion is not None and self.repulsion < 0:
-            raise BadInput(f"repulsion must not be negative, got {self.repulsion}")
+        for name in ("repulsion", "eta_end"):
+            if (given := getattr(self, name)) is not None and not given >= 0:
+                raise BadInput(f"{name} must not be negative, got {given}")
         for name in ("eta", "max_multiplier"):
             if not getattr(self, name) > 0:
                 raise BadInput(f"{name} must be above 0, got {getattr(self, name)}")
@@ -113,7 +117,18 @@ class EraseDiff:
     def suited_to(self, conditions: ClassConditions) -> Self:
         """The same with ``auto`` decided: what goes into the record."""
         target = suited(self.forget_target, conditions)
-        return replace(self, forget_target=target, retain=self._retain(conditions), repulsion=self._pushed(target))
+        return replace(
+            self,
+            forget_target=target,
+            retain=self._retain(conditions),
+            repulsion=self._pushed(target),
+            eta_end=self._last(target),
+        )
+
+    def _last(self, target: str) -> float:
+        if self.eta_end is not None:
+            return self.eta_end
+        return 0.0 if FORGET_TARGETS[target].fades else self.eta
 
     def _pushed(self, target: str) -> float:
         return FORGET_TARGETS[target].repulsion if self.repulsion is None else self.repulsion
@@ -171,7 +186,7 @@ class EraseDiff:
             retain.gradients,
             forget.gradients,
             rules.RuleInputs(
-                eta=self.eta,
+                eta=self.eta + (self._last(name) - self.eta) * ctx.progress,
                 value=self.multiplier,
                 slack=forget.slack,
                 moments=ctx.moments() if "moments" in rule.needs else None,

@@ -29,7 +29,8 @@ class Asked:
 class ForgetTarget:
     """One way to say what should come instead. ``frozen_passes``: of theta_0 a step, before floor and repulsion.
 
-    ``repulsion``: how far it is pushed where nothing is said; ``repels``: whether that costs one more pass,
+    ``fades``: whether the barrier stops pushing towards the end of a run, where nothing is said (measured where it
+    does). ``repulsion``: how far it is pushed likewise; ``repels``: whether that costs one more pass,
     ``drawn_floor``: whether its floor does.
     """
 
@@ -38,6 +39,7 @@ class ForgetTarget:
     frozen_passes: int
     repulsion: float = 0.0
     repels: bool = False
+    fades: bool = False
     drawn_floor: bool = False
 
 
@@ -48,6 +50,7 @@ FORGET_TARGETS = {
         frozen_passes=1,
         repulsion=0.8,
         repels=True,
+        fades=True,
         drawn_floor=True,
     ),
     "anchor": ForgetTarget(
