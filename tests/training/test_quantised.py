@@ -18,6 +18,7 @@ from erasediff import families
 from erasediff.errors import BadInput
 from erasediff.families import adopt
 from erasediff.families.tiny import TINY
+from erasediff.methods.erasediff import EraseDiff
 from erasediff.methods.selective_amnesia import SelectiveAmnesia
 from erasediff.training.config import TrainingConfig
 from erasediff.training.loop import start, take_step
@@ -142,16 +143,18 @@ def scene(family):
 
 RUN = {"rank": 2, "quantize": "int8", "learning_rate": 1e-1, "lr_scheduler": "constant", "train_batch_size": 4}
 RUN |= {"checkpointing_steps": 2, "quiet": True}
+STEADY = EraseDiff(retain="distill", eta_end=0.3)  # the same at every length of the run
 
 
 @pytest.mark.parametrize("family", ["unet2d", "stable_diffusion"])
 def test_a_run_is_resumed_saved_and_read_on_the_base_in_full(family, tmp_path):
     pipeline, target, data = scene(family)
     families.adopt(pipeline).save(tmp_path / "base")
-    whole = erasediff.erase(tmp_path / "base", target, data, output_dir=tmp_path / "a", max_train_steps=4, **RUN)
-    erasediff.erase(tmp_path / "base", target, data, output_dir=tmp_path / "b", max_train_steps=2, **RUN)
+    asked = {"max_train_steps": 4, **RUN}
+    whole = erasediff.erase(tmp_path / "base", target, data, STEADY, output_dir=tmp_path / "a", **asked)
+    erasediff.erase(tmp_path / "base", target, data, STEADY, output_dir=tmp_path / "b", max_train_steps=2, **RUN)
     more = {"max_train_steps": 4, "resume_from_checkpoint": "latest", **RUN}
-    again = erasediff.erase(tmp_path / "base", target, data, output_dir=tmp_path / "b", **more)
+    again = erasediff.erase(tmp_path / "base", target, data, STEADY, output_dir=tmp_path / "b", **more)
     for name, (a, b) in whole.lora.tensors.items():
         assert torch.equal(a, again.lora.tensors[name][0]) and torch.equal(b, again.lora.tensors[name][1])
     base = families.load(tmp_path / "base").denoiser
