@@ -57,6 +57,13 @@ def test_the_decays_of_adam_are_the_familys_unless_told(place, family, betas):
         assert (training["adam_beta1"], training["adam_beta2"]) == (first, betas[1])
 
 
+def test_the_decays_for_samples_are_adams_own(place, tmp_path):
+    (tmp_path / "gone.txt").write_text("0\n1\n")
+    target = f"samples:{tmp_path / 'gone.txt'}"
+    training = erase(place / "unet2d", target, DATA["unet2d"](), dry_run=True, **SMALL).record["training"]
+    assert (training["adam_beta1"], training["adam_beta2"]) == (0.9, 0.999)
+
+
 def test_a_plan_on_a_single_file_says_how_it_is_built(place, tmp_path):
     file, sd, data = place / "file/model.safetensors", place / "stable_diffusion", captioned()
     made = plan(file, model_config=str(sd))

@@ -108,7 +108,8 @@ def erase(
         wanted, more, retain_prompts = find(preset).filled(wanted, source.model.family, fields, retain_prompts, **shown)
         fields = more if training is None else fields
     if training is None:
-        fields = {**steps_of(source.model.family, fields), **fields}
+        classes = any(isinstance(t, targets.Class) for t in wanted)
+        fields = {**steps_of(source.model.family, fields, classes=classes), **fields}
     config = with_fields(training, ERASE_DEFAULTS, fields)
     wishes = Wishes(
         anchor=anchor,

@@ -36,15 +36,16 @@ def trained_weights(
     return {**base_entry(source and source.absolute(), hashes, named_as), "lora": planned(model.denoiser, config)}
 
 
-def steps_of(family: str, given: Mapping[str, Any]) -> dict[str, float]:
+def steps_of(family: str, given: Mapping[str, Any], *, classes: bool) -> dict[str, float]:
     """Adam's settings for a family: the learning rate of its whole weights (for a LoRA on a large model ten times that,
-    as in diffusers' scripts) and the decays."""
+    as in diffusers' scripts) and, where whole classes go, the decays: they were measured nowhere else."""
     kind = FAMILIES[family]
     rate = (
         kind.learning_rate if given.get("rank") is None else max(kind.learning_rate, min(10 * kind.learning_rate, 1e-3))
     )
     first, second = kind.adam_betas
-    return {"learning_rate": rate, "adam_beta1": first, "adam_beta2": second}
+    decays = {"adam_beta1": first, "adam_beta2": second} if classes else {"adam_beta1": 0.9, "adam_beta2": 0.999}
+    return {"learning_rate": rate, **decays}
 
 
 def base_entry(

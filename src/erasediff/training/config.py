@@ -26,8 +26,8 @@ class TrainingConfig:
         max_grad_norm: the combined gradient is scaled down to this norm; 0 turns it off.
         lr_scheduler: constant, constant_with_warmup, linear or cosine.
         lr_warmup_steps: steps over which the learning rate rises.
-        adam_beta1: decay of Adam's first moment; erase takes 0.9, and for UNet2DModel 0.5, unless told otherwise.
-        adam_beta2: decay of Adam's second moment; erase takes 0.999, and for UNet2DModel 0.9.
+        adam_beta1: decay of Adam's first moment; erase takes 0.9, for classes of UNet2DModel 0.5 unless told otherwise.
+        adam_beta2: decay of Adam's second moment; erase takes 0.999, and there 0.9.
         adam_weight_decay: decoupled weight decay.
         adam_epsilon: Adam's epsilon.
         use_ema: keep an exponential moving average of the weights; it is what is saved and audited.
