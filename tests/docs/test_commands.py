@@ -229,6 +229,8 @@ def test_defaults_that_prose_rests_on():
     page = (ROOT / "docs" / "how-erasediff-works.md").read_text()
     default = EraseDiff()
     assert f"The default is `{default.rule}`" in page
+    pushed = [f"{FORGET_TARGETS[name].repulsion} under ``{name}``" for name in ("relabel", "anchor")]
+    assert " and ".join(pushed) in (EraseDiff.__doc__ or "")
     assert FORGET_TARGETS["relabel"].repulsion > 0 and f"The default is `{default.forget_target}`" in page
     if "plain gradient steps" not in RULES[default.rule].reference:
         assert "rule that is the default holds for plain gradient steps" not in (ROOT / "README.md").read_text()

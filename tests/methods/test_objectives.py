@@ -41,6 +41,13 @@ def forget_batch(squares, size=64):
     return Pairs(squares, torch.arange(4), members, batch_size=size, seed=0).at(0).forget
 
 
+@torch.no_grad()
+def move(ctx):
+    """Away from the frozen model, or distillation would have no gradient."""
+    for parameter in ctx.model.denoiser.parameters():
+        parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+
+
 def test_distillation_begins_at_zero(squares):
     losses = Distill(0.5)(context(), forget_batch(squares))
     # A student's products may be folded otherwise than a frozen model's, so the last bits may differ.
@@ -205,9 +212,7 @@ def test_a_method_without_the_frozen_model_cannot_ask_it(squares):
 def test_a_blend_is_half_of_each_gradient(squares):
     """Its target is the mean of the two, so its gradient is the mean of theirs."""
     ctx, batch = context(), forget_batch(squares, 8)
-    with torch.no_grad():  # away from the frozen model, or distillation would have no gradient
-        for parameter in ctx.model.denoiser.parameters():
-            parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    move(ctx)
     blend, denoise, distill = ctx.gradients((Blend(0.3), batch), (Denoise(0.3), batch), (Distill(0.3), batch))
     for found, one, other in zip(blend.gradients, denoise.gradients, distill.gradients, strict=True):
         assert torch.allclose(found, (one + other) / 2, atol=1e-6)
@@ -218,9 +223,7 @@ def test_a_blend_is_half_of_each_gradient(squares):
 @pytest.mark.parametrize(("step", "same"), [(0, Distill), (4, Blend), (8, Denoise)])
 def test_annealing_goes_from_distilling_to_denoising(squares, step, same):
     ctx, batch = context(), forget_batch(squares, 8)
-    with torch.no_grad():
-        for parameter in ctx.model.denoiser.parameters():
-            parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    move(ctx)
     ctx.begin(step, of=8)
     annealed, other = ctx.gradients((Anneal(0.3), batch), (same(0.3), batch))
     for found, wanted in zip(annealed.gradients, other.gradients, strict=True):

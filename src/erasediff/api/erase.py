@@ -108,8 +108,7 @@ def erase(
         wanted, more, retain_prompts = find(preset).filled(wanted, source.model.family, fields, retain_prompts, **shown)
         fields = more if training is None else fields
     if training is None:
-        classes = any(isinstance(t, targets.Class) for t in wanted)
-        fields = {**steps_of(source.model.family, fields, classes=classes), **fields}
+        fields = {**steps_of(source.model.family, fields, wanted), **fields}
     config = with_fields(training, ERASE_DEFAULTS, fields)
     wishes = Wishes(
         anchor=anchor,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from erasediff.api.directory import RunDirectory
+from erasediff.data.targets import Class, Target
 from erasediff.families import FAMILIES, lora
 from erasediff.families.base import Model
 from erasediff.families.lora import Lora
@@ -36,16 +37,17 @@ def trained_weights(
     return {**base_entry(source and source.absolute(), hashes, named_as), "lora": planned(model.denoiser, config)}
 
 
-def steps_of(family: str, given: Mapping[str, Any], *, classes: bool) -> dict[str, float]:
+def steps_of(family: str, given: Mapping[str, Any], wanted: Iterable[Target]) -> dict[str, float]:
     """Adam's settings for a family: the learning rate of its whole weights (for a LoRA on a large model ten times that,
-    as in diffusers' scripts) and, where whole classes go, the decays: they were measured nowhere else."""
+    as in diffusers' scripts), and its own decays where whole classes are among the targets."""
     kind = FAMILIES[family]
-    rate = (
-        kind.learning_rate if given.get("rank") is None else max(kind.learning_rate, min(10 * kind.learning_rate, 1e-3))
-    )
-    first, second = kind.adam_betas
-    decays = {"adam_beta1": first, "adam_beta2": second} if classes else {"adam_beta1": 0.9, "adam_beta2": 0.999}
-    return {"learning_rate": rate, **decays}
+    rate = kind.learning_rate
+    if given.get("rank") is not None:
+        rate = max(rate, min(10 * rate, 1e-3))
+    first, second = TrainingConfig.adam_beta1, TrainingConfig.adam_beta2
+    if kind.class_betas is not None and any(isinstance(t, Class) for t in wanted):
+        first, second = kind.class_betas
+    return {"learning_rate": rate, "adam_beta1": first, "adam_beta2": second}
 
 
 def base_entry(

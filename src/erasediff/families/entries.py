@@ -35,7 +35,7 @@ class Family:
 
     ``load(directory) -> Model`` and ``adopt(pipeline) -> Model`` import their module only when they are called.
     ``needs``: the optional extras that this takes. ``learning_rate``: what its whole weights are erased at unless told,
-    ``adam_betas``: with which decays of Adam.
+    ``class_betas``: with which decays of Adam whole classes are, where that was measured.
     ``load_file(file, configuration)`` reads a single safetensors file, where diffusers can; ``single_file`` writes a
     model to one in the layout in which it was first published.
     """
@@ -48,7 +48,7 @@ class Family:
     exports: tuple[str, ...]
     needs: tuple[str, ...] = ()
     learning_rate: float = 1e-5
-    adam_betas: tuple[float, float] = (0.9, 0.999)
+    class_betas: tuple[float, float] | None = None
     load: Callable[[Path], Any]
     adopt: Callable[[Any], Any]
     load_file: Callable[[Path, Path], Any] | None = None
@@ -72,7 +72,7 @@ UNET2D = Family(
     predictions=("epsilon", "v_prediction", "sample"),
     exports=("full", "lora"),
     learning_rate=5e-4,
-    adam_betas=(0.5, 0.9),
+    class_betas=(0.5, 0.9),
     load=_later("unet2d", "load"),
     adopt=_later("unet2d", "adopt"),
 )

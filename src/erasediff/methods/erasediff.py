@@ -202,5 +202,5 @@ class EraseDiff:
         """Two students (forward and backward) and the frozen passes of target, floor and distillation."""
         name = "relabel" if self.forget_target == AUTO else self.forget_target
         target = FORGET_TARGETS[name]
-        drawn = (target.drawn_floor and self.measures_slack) + (self._pushed(name) > 0 and target.repels)
+        drawn = (target.drawn_floor and self.measures_slack) + (target.repulsion > 0 and self._pushed(name) > 0)
         return 3 + target.frozen_passes + drawn + retain_cost(self.retain)

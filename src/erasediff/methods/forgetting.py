@@ -29,16 +29,14 @@ class Asked:
 class ForgetTarget:
     """One way to say what should come instead. ``frozen_passes``: of theta_0 a step, before floor and repulsion.
 
-    ``fades``: whether the barrier stops pushing towards the end of a run, where nothing is said (measured where it
-    does). ``repulsion``: how far it is pushed likewise; ``repels``: whether that costs one more pass,
-    ``drawn_floor``: whether its floor does.
+    ``drawn_floor``: whether its floor costs one more. Where nothing else is said: ``repulsion``, how far it is pushed
+    (0: it cannot be), and ``fades``, whether the barrier stops pushing towards the end of a run (measured where so).
     """
 
     make: Callable[[Asked], Objective]
     needs: Needs
     frozen_passes: int
     repulsion: float = 0.0
-    repels: bool = False
     fades: bool = False
     drawn_floor: bool = False
 
@@ -49,7 +47,6 @@ FORGET_TARGETS = {
         needs=Needs(classes=True, frozen=True),
         frozen_passes=1,
         repulsion=0.8,
-        repels=True,
         fades=True,
         drawn_floor=True,
     ),
@@ -58,7 +55,6 @@ FORGET_TARGETS = {
         needs=Needs(anchor=True, frozen=True),
         frozen_passes=1,
         repulsion=0.5,
-        repels=True,
     ),
     "redirect": ForgetTarget(
         make=lambda a: Redirect(a.state, a.null_share, a.timesteps), needs=Needs(), frozen_passes=0
