@@ -1,4 +1,4 @@
-"""The scripts of experiments/, which are no package: their folders call different files by one name."""
+"""The scripts of experiments/ and benchmarks/, which are no packages: several folders call a file by one name."""
 
 import importlib
 import sys
@@ -6,18 +6,29 @@ from pathlib import Path
 
 import pytest
 
-EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = tuple(str(ROOT / folder) for folder in ("experiments", "benchmarks"))
+
+
+def forget() -> None:
+    """Drop every script that was imported, so that another folder may use its name."""
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(SCRIPTS):
+            del sys.modules[name]
 
 
 @pytest.fixture
 def script(monkeypatch):
-    """``script("images", "table")``: a script as a module, read anew, with its own folder to import from."""
+    """``script("experiments/images", "table")``: a script as a module, read anew, with its own folder to import from.
 
-    def found(folder: str, name: str):
-        place = EXPERIMENTS / folder
-        monkeypatch.syspath_prepend(str(place))
-        for beside in place.glob("*.py"):
-            monkeypatch.delitem(sys.modules, beside.stem, raising=False)
-        return importlib.import_module(name)
+    Several names give a tuple of modules that know one another. A second call forgets what the first one loaded.
+    """
 
-    return found
+    def found(folder: str, *names: str):
+        forget()
+        monkeypatch.syspath_prepend(str(ROOT / folder))
+        modules = tuple(importlib.import_module(name) for name in names)
+        return modules if len(modules) > 1 else modules[0]
+
+    yield found
+    forget()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import signal
@@ -10,7 +9,6 @@ import sys
 import time
 import zipfile
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,27 +20,9 @@ from erasediff.data import sources
 from erasediff.errors import BadInput
 from erasediff.families import tiny
 
-SCRIPTS = Path(__file__).parents[2] / "experiments" / "cifar10"
+FOLDER = "experiments/cifar10"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 CLASSES = 3
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Loads a script by its path; its neighbours are forgotten again, so that other experiments may use their names."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    before = set(sys.modules)
-
-    def load(name):
-        found = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-        module = sys.modules[name] = importlib.util.module_from_spec(found)
-        found.loader.exec_module(module)
-        return module
-
-    yield load
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(SCRIPTS)):
-            del sys.modules[name]
 
 
 def write_part(folder, part, *, tiles=1, labels=None, side=320, seed=0):
@@ -59,7 +39,7 @@ def write_part(folder, part, *, tiles=1, labels=None, side=320, seed=0):
 
 
 def test_tiles_become_data_with_the_test_part_held_out(script, tmp_path):
-    pack = script("pack")
+    pack = script(FOLDER, "pack")
     tiles = write_part(tmp_path, "train20k", tiles=2)
     write_part(tmp_path, "test", seed=1)
     assert pack.main([str(tmp_path), str(tmp_path / "out.npz")]) == 0
@@ -75,7 +55,7 @@ def test_tiles_become_data_with_the_test_part_held_out(script, tmp_path):
 def test_flips_are_of_training_images_only(script, tmp_path):
     for seed, part in enumerate(("train20k", "test")):
         write_part(tmp_path, part, seed=seed)
-    arrays = script("pack").packed(tmp_path, ["train20k", "test"], flips=True)
+    arrays = script(FOLDER, "pack").packed(tmp_path, ["train20k", "test"], flips=True)
     assert len(arrays["images"]) == 300
     assert np.array_equal(arrays["images"][100:200], arrays["images"][:100, :, ::-1])
     assert arrays["labels"][100:200].tolist() == arrays["labels"][:100].tolist()
@@ -98,13 +78,13 @@ def test_what_cannot_be_packed_says_why(script, tmp_path, parts, broken, said):
     write_part(tmp_path, "train20k")
     write_part(tmp_path, "test", **broken)
     with pytest.raises(BadInput, match=said):
-        script("pack").packed(tmp_path, parts)
+        script(FOLDER, "pack").packed(tmp_path, parts)
 
 
 @pytest.fixture
 def shards(script, tmp_path):
     """The script, and a split miniature; shards small enough that there are several."""
-    module = script("shards")
+    module = script(FOLDER, "shards")
     tiny.unet2d(seed=3).save(tmp_path / "model")
     assert module.main(["split", str(tmp_path / "model"), str(tmp_path / "carried"), "--mib", "0.02"]) == 0
     return module
@@ -191,7 +171,7 @@ def test_nothing_is_written_over_and_nothing_is_cut_in_two(shards, tmp_path, cap
 
 @pytest.mark.parametrize("ignored", [False, True])  # as it is for a job in the background
 def test_a_piece_interrupts_itself_once_and_cleans_up(script, ignored, request):
-    piece = script("piece").piece
+    piece = script(FOLDER, "piece").piece
     request.addfinalizer(partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
     signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
     handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGALRM)]
@@ -226,7 +206,7 @@ def ran(run, data, place, *options):
 
 
 def test_a_piece_that_ends_goes_on_to_the_same_weights(script, data, tmp_path, capsys, monkeypatch):
-    run, trained = script("run"), ["--methods", "erasediff", "--stage", "base", "erase"]
+    run, trained = script(FOLDER, "run"), ["--methods", "erasediff", "--stage", "base", "erase"]
     stages = [*trained, "audit", "table"]
     assert ran(run, data, tmp_path / "whole", "--minutes", "0", *trained) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("done: 2 models")
@@ -257,7 +237,7 @@ def test_a_piece_that_ends_goes_on_to_the_same_weights(script, data, tmp_path, c
 
 
 def test_nothing_that_is_complete_is_done_again(script, data, tmp_path, capsys):
-    run, stages = script("run"), ["--minutes", "0", "--stage", "base"]
+    run, stages = script(FOLDER, "run"), ["--minutes", "0", "--stage", "base"]
     assert ran(run, data, tmp_path / "a", *stages) == 0
     before = (tmp_path / "a" / "base" / "run.json").read_bytes()
     capsys.readouterr()
@@ -277,13 +257,13 @@ def test_nothing_that_is_complete_is_done_again(script, data, tmp_path, capsys):
     ],
 )
 def test_what_cannot_be_done_says_why(script, data, tmp_path, capsys, options, said):
-    assert ran(script("run"), data, tmp_path / "a", *options) == 2
+    assert ran(script(FOLDER, "run"), data, tmp_path / "a", *options) == 2
     assert said in capsys.readouterr().err
 
 
 def test_every_method_of_the_file_can_be_made(script, data, tmp_path):
     """With its fields and settings as they stand there, optional ones included."""
-    run = script("run")
+    run = script(FOLDER, "run")
     stages = sys.modules["stages"]
     asked = run.parsed(["--data", str(data), "--output_dir", str(tmp_path), "--seeds", "0"])
     labels = [k for group in stages.yaml.safe_load(stages.METHODS.read_text()).values() for k in group]

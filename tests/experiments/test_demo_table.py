@@ -6,7 +6,7 @@ def measured(name, subject, value, n=10):
 
 
 def test_a_cell_holds_the_seeds_in_their_order_and_what_one_seed_lacks_is_left_out(script):
-    made = script("demo", "table")
+    made = script("experiments/demo", "table")
     audits = [
         {
             "measurements": [

@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture
 def table(script):
-    return script("images", "table")
+    return script("experiments/images", "table")
 
 
 def run(table, label, seed, **values):

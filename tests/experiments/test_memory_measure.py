@@ -1,7 +1,6 @@
 """The experiment of memory in small: every model runs, a second call goes on, and the estimates need no weights."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,16 +12,8 @@ PUBLISHED = {"sd15": 860, "sdxl": 2567, "sd3": 2028, "flux": 11901}
 
 
 @pytest.fixture
-def modules(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    for name in ("models", "measure"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    import measure
-    import models
-
-    yield measure, models
-    for name in ("models", "measure"):
-        sys.modules.pop(name, None)
+def modules(script):
+    return script("experiments/memory", "measure", "models")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -14,18 +14,11 @@ from erasediff.auditing.classifier import train_classifier
 from erasediff.data import sources
 from erasediff.report.race import parse, standings
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def race(monkeypatch):
+def race(script, monkeypatch):
     """The script as a module, with few samples and few looks."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    for name in ("time_to_target", "contestants", "line", "contestant"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    import line
-    import time_to_target
-
+    line, time_to_target = script("benchmarks", "line", "time_to_target")
     monkeypatch.setattr(line, "FIRST_LOOK", 4)
     few = {"samples": 6, "retained_per_class": 3, "num_inference_steps": 2}
     monkeypatch.setattr(time_to_target, "Line", lambda *given, **options: line.Line(*given, **few, **options))

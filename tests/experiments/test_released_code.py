@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -19,21 +15,12 @@ from erasediff.data import targets
 from erasediff.errors import BadInput
 from erasediff.families.tiny import TINY
 
-PLACE = Path(__file__).resolve().parents[2] / "experiments" / "released_code"
-
-
-def module(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A script of the experiment; ``run`` finds ``loop`` under the name by which it imports it."""
-    spec = importlib.util.spec_from_file_location(name, PLACE / f"{name}.py")
-    loaded = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, name, loaded)
-    spec.loader.exec_module(loaded)
-    return loaded
+FOLDER = "experiments/released_code"
 
 
 @pytest.fixture
-def loop(monkeypatch):
-    return module("loop", monkeypatch)
+def loop(script):
+    return script(FOLDER, "loop")
 
 
 def begun(loop, squares, kind="unet2d", **fields):
@@ -218,20 +205,19 @@ def test_what_it_cannot_forget_is_refused(loop, squares, tmp_path):
         loop.Settings(inner_steps=-1)
 
 
-def command(squares, place, monkeypatch, *flags):
+def command(script, squares, place, *flags):
     """What the command line makes of ``flags``: its exit code."""
     import numpy as np
 
-    module("loop", monkeypatch)
-    run = module("run", monkeypatch)
+    run = script(FOLDER, "run")
     TINY["unet2d"]().save(place / "base")
     np.savez(place / "squares.npz", images=squares.images[:, 0].numpy(), labels=squares.labels.numpy())
     common = ["--target", "class:1", "--data", str(place / "squares.npz"), "--output_dir", str(place / "run")]
     return run.main([str(place / "base"), *common, "--batch_size", "8", "--epochs", "1", "--quiet", *flags])
 
 
-def test_its_run_is_read_and_audited_like_any_other(squares, tmp_path, monkeypatch, small_audit, capsys):
-    assert command(squares, tmp_path, monkeypatch, "--restore_optimizer", "--seed", "3") == 0
+def test_its_run_is_read_and_audited_like_any_other(script, squares, tmp_path, small_audit, capsys):
+    assert command(script, squares, tmp_path, "--restore_optimizer", "--seed", "3") == 0
     assert "4 outer of 12 optimiser steps" in capsys.readouterr().out
     directory, record = read_run(tmp_path / "run")
     assert (record["kind"], record["status"], record["target"]) == ("erase", "completed", ["class:1"])
@@ -249,16 +235,16 @@ def test_its_run_is_read_and_audited_like_any_other(squares, tmp_path, monkeypat
     assert "forget_rate" in row.measures
 
 
-def test_a_run_that_diverges_says_so(squares, tmp_path, monkeypatch, capsys):
-    assert command(squares, tmp_path, monkeypatch, "--learning_rate", "1e30") == 4
+def test_a_run_that_diverges_says_so(script, squares, tmp_path, capsys):
+    assert command(script, squares, tmp_path, "--learning_rate", "1e30") == 4
     assert "is not finite" in capsys.readouterr().err
     assert read(tmp_path / "run").row("released_code").status == "diverged"
     assert not (tmp_path / "run" / "model").exists()
 
 
-def test_an_occupied_directory_and_an_unknown_flag_are_refused(squares, tmp_path, monkeypatch, capsys):
-    assert command(squares, tmp_path, monkeypatch, "--inner_step", "1") == 2
+def test_an_occupied_directory_and_an_unknown_flag_are_refused(script, squares, tmp_path, capsys):
+    assert command(script, squares, tmp_path, "--inner_step", "1") == 2
     assert "did you mean --inner_steps" in capsys.readouterr().err
-    assert command(squares, tmp_path, monkeypatch) == 0
-    assert command(squares, tmp_path, monkeypatch) == 2
+    assert command(script, squares, tmp_path) == 0
+    assert command(script, squares, tmp_path) == 2
     assert "already holds a run" in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """The choice among trials: the fastest to the line, else the nearest to it."""
 
 import json
-from pathlib import Path
 
 import pytest
 import yaml
@@ -46,11 +45,8 @@ def record():
 
 
 @pytest.fixture
-def tuned(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-    import tuned
-
-    return tuned
+def tuned(script):
+    return script("benchmarks", "tuned")
 
 
 def test_the_fastest_is_taken_else_the_nearest(tuned, record):

@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def two_classes(script):
-    return script("images", "two_classes")
+    return script("experiments/images", "two_classes")
 
 
 def audited(place, run, seed, erased, names):

@@ -13,13 +13,8 @@ FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "words"
 
 
 @pytest.fixture
-def modules(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    for name in ("captions", "ask", "run"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    import captions
-    import run
-
+def modules(script, monkeypatch):
+    captions, run = script("experiments/words", "captions", "run")
     monkeypatch.setattr(captions, "PER_CLASS", 6)
     monkeypatch.setattr(captions, "HELD_OUT", 2)
     return captions, run
