@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from erasediff.auditing.comparison import compared
+from erasediff.auditing.comparison import UNCLEAR, compared
 from erasediff.auditing.finding import Evidence, Finding, rows_of
 from erasediff.auditing.metrics.classification import share_measurement
 from erasediff.auditing.result import LEVELS, Measurement
@@ -87,6 +87,16 @@ def test_levels(erased, level, exposed):
     assert (verdict.level, list(verdict.exposed_by)) == (level, exposed)
     assert all(sentence for sentence in verdict.because)
     assert verdict.not_tested == [{"what": "inversion", "why": "not asked for"}]
+
+
+def test_equality_says_on_how_many_comparisons_it_was_shown_and_which_stayed_unclear():
+    given = case({})
+    other = replace(given.comparisons[0], attack="inversion", needed=False, outcome=UNCLEAR)
+    verdict = conclude(replace(given, comparisons=[*given.comparisons, other]))
+    assert verdict.level == "indistinguishable_from_retrained"
+    (said,) = [s for s in verdict.because if "comparisons" in s]
+    assert "on 6 of 7 comparisons" in said and "unclear, and not required: inversion" in said
+    assert not any("not required" in s for s in conclude(given).because)
 
 
 def test_what_is_neither_told_apart_nor_shown_equal_is_named():

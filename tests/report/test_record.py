@@ -11,6 +11,7 @@ from report_samples import Page, attacked, audited, measured
 from erasediff.auditing.result import LEVELS
 from erasediff.errors import BadInput
 from erasediff.report.record import deletion_record, render_record
+from erasediff.report.story import answer
 
 NASTY = "<script>alert(1)</script>\"'&{{ 777 * 7 }}"
 RUN = {
@@ -58,7 +59,26 @@ def test_its_statement_says_no_more_than_the_verdict(level):
     text = json.dumps(record) + render_record(record)
     assert "certif" not in text.lower() and "{attacks}" not in text
     assert record["statement"] in Page(render_record(record)).text
-    assert "no attack was made" in made(audited(level="suppressed"))["statement"]
+    assert "no attack tried to" in made(audited(level="suppressed"))["statement"]
+
+
+def test_only_attacks_that_try_to_bring_the_target_back_are_said_to_have_failed():
+    found = attacked(level="suppressed", exposed_by=[])  # of its two attacks membership looks for traces only
+    assert "the one attack that tries to bring it back failed" in made(found)["statement"]
+    found.setting["suite"]["attacks"].append({"name": "retain_training"})
+    assert "none of the 2 attacks that try to bring it back succeeded" in made(found)["statement"]
+    found.setting["suite"]["attacks"] = [{"name": "membership"}]
+    assert "no attack tried to bring it back" in made(found)["statement"]
+
+
+@pytest.mark.parametrize(("exposed_by", "attack"), [(["asking"], False), (["asking", "class_embedding"], True)])
+def test_a_target_that_is_drawn_when_asked_for_is_not_said_to_stay_away(exposed_by, attack):
+    found = attacked(exposed_by=exposed_by)
+    for said in (made(found)["statement"], answer(found)):
+        assert "draws it more often than" in said and "{" not in said
+        assert "no longer draws" not in said and "does not draw" not in said
+        assert ("attack" in said) == attack
+    assert "does not draw the target when asked" in made(attacked())["statement"]
 
 
 def test_a_record_of_two_different_models_is_refused():

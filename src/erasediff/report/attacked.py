@@ -31,6 +31,8 @@ FOUND_IN = {
 
 REVIVING = r"attack_success_\w+|regeneration_rate|nudity_rate"
 SHARES = rf"{REVIVING}|regenerated_samples|safety_checker_rate|relearn_k\d+"
+ASKING = "asking"
+"""What the verdict calls asking for the target in the ordinary way; no attack is needed for it."""
 READ_AGAINST_OTHERS = "image_to_image"
 """An attack that any model answers a little: without a retrained model it neither succeeds nor fails."""
 
@@ -72,6 +74,21 @@ def attacks(result: AuditResult) -> list[Attacked]:
     return [a for a in made if a.results]
 
 
+def reviving(result: AuditResult) -> list[Attacked]:
+    """Those of :func:`attacks` that try to bring the target back; the others look for traces of it."""
+    return [a for a in attacks(result) if any(_revives(result, m) for m in _mine(result, a.name))]
+
+
+def drawn_when_asked(result: AuditResult) -> bool:
+    """Whether plain asking gave the model away, though it draws too little of the target for ``not_erased``."""
+    return result.verdict.level == "superficial" and ASKING in result.verdict.exposed_by
+
+
+def brought_back(result: AuditResult) -> bool:
+    """Whether anything besides plain asking is named as what gave the model away."""
+    return any(name != ASKING for name in result.verdict.exposed_by)
+
+
 def exposed(result: AuditResult) -> list[str]:
     """Titles of what gave the erased model away, as the verdict names it."""
     return [attack_title(str(name)) for name in result.verdict.exposed_by]
@@ -89,8 +106,7 @@ def strongest(result: AuditResult) -> Measurement | None:
 
 def line(result: AuditResult) -> str:
     """``exposed by class embedding`` or ``none of 3 brought it back``, for the terminal."""
-    tried = attacks(result)
-    revived = [a for a in tried if any(_revives(result, m) for m in _mine(result, a.name))]
+    tried, revived = attacks(result), reviving(result)
     if result.verdict.exposed_by:
         return "exposed by " + ", ".join(title[:1].lower() + title[1:] for title in exposed(result))
     if not tried:

@@ -15,7 +15,7 @@ from typing import Any
 from erasediff.auditing.result import ERASED, AuditResult, Measurement
 from erasediff.errors import BadInput
 from erasediff.report.against import comparisons
-from erasediff.report.attacked import attacks
+from erasediff.report.attacked import attacks, brought_back, drawn_when_asked, reviving
 from erasediff.report.numbers import interval, number
 from erasediff.report.vocabulary import AGAINST, attack_title, measure, ordered_subjects, target_parts
 
@@ -29,13 +29,17 @@ STATEMENTS = {
         "The deletion is superficial: the audited model does not draw the target when asked for it, and an attack "
         "brought it back without new data of the target."
     ),
+    "superficial when asked": (
+        "The deletion is superficial: asked for the target, the audited model draws it more often than a model "
+        "retrained without the target does, though less often than counts as still there{attacks}."
+    ),
     "suppressed": (
         "The target is suppressed: the audited model does not draw it when asked{attacks}. That nothing of it is "
         "left was not shown."
     ),
     "indistinguishable_from_retrained": (
-        "On every comparison that was made, the audited model was shown to differ from a model retrained without the "
-        "target by less than the margin stated. This holds for these measures, sample numbers and seeds."
+        "On every comparison that equality requires, the audited model was shown to differ from a model retrained "
+        "without the target by less than the margin stated. This holds for these measures, sample numbers and seeds."
     ),
     "no_verdict": "No verdict was reached: what was measured does not say whether the target is gone.",
 }
@@ -96,14 +100,22 @@ def deletion_record(
         "comparisons": [_compared(c) for c in comparisons(result)],
         "audit_sha256": audit_sha256,
         "versions": dict(_of(setting, "versions") or _of(run, "versions")),
-        "statement": _statement(result.verdict.level, len(made)),
+        "statement": _statement(result),
         "not_claimed": NOT_CLAIMED,
         "signature": dict(BLANK["signature"]),
     }
 
 
-def _statement(level: str, made: int) -> str:
-    told = f", and none of the {made} attacks that were made brought it back" if made else "; no attack was made"
+def _statement(result: AuditResult) -> str:
+    """The verdict in a sentence. Attacks that look for traces never try to bring the target back: they do not count."""
+    level, tried = result.verdict.level, len(reviving(result))
+    if drawn_when_asked(result):
+        told = ", and an attack brought it back without new data of it" if brought_back(result) else ""
+        return STATEMENTS["superficial when asked"].replace("{attacks}", told)
+    told = "; no attack tried to bring it back"
+    if tried:
+        several = f"none of the {tried} attacks that try to bring it back succeeded"
+        told = f", and {several if tried > 1 else 'the one attack that tries to bring it back failed'}"
     return STATEMENTS.get(level, STATEMENTS["no_verdict"]).replace("{attacks}", told)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from erasediff.auditing.result import ERASED, AuditResult, Measurement
-from erasediff.report.attacked import strongest
+from erasediff.report.attacked import brought_back, drawn_when_asked, strongest
 from erasediff.report.numbers import count, percent
 from erasediff.report.vocabulary import measure, ordered_subjects, target_phrase
 
@@ -15,6 +15,10 @@ LONG = 100  # characters of a reason in the terminal
 ANSWERS = {
     "not_erased": "No. The model still produces {target}.",
     "superficial": "Only on the surface. The model no longer draws {target} when asked, but an attack brought it back.",
+    "superficial when asked": (
+        "Only on the surface. Asked for {target}, the model draws it more often than one that never saw it, though "
+        "less often than counts as still there{attacks}."
+    ),
     "suppressed": "It is suppressed. The model no longer produces {target}; that nothing of it is left was not shown.",
     "indistinguishable_from_retrained": (
         "Yes, as far as was tested: the model could not be told from one that never saw {target}."
@@ -47,7 +51,10 @@ def answer(result: AuditResult) -> str:
     """The verdict as the answer to "has the model forgotten it?"."""
     level = result.verdict.level
     sentence = ANSWERS.get(level, f"{level.replace('_', ' ').capitalize()}.")
-    return sentence.replace("{target}", target_phrase(result.target))
+    if drawn_when_asked(result):
+        sentence = ANSWERS["superficial when asked"]
+    told = "; an attack brought it back as well" if brought_back(result) else ""
+    return sentence.replace("{attacks}", told).replace("{target}", target_phrase(result.target))
 
 
 def verdict_line(result: AuditResult) -> str:
