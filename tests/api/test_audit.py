@@ -14,6 +14,7 @@ from erasediff.auditing.result import LEVELS
 from erasediff.data.sources import build
 from erasediff.errors import BadInput, RequirementFailed
 from erasediff.families.tiny import TINY
+from tests.conftest import make_squares
 
 
 @pytest.fixture
@@ -89,7 +90,8 @@ def test_another_question_does_not_replace_an_audit(models, squares, tmp_path):
     assert json.loads((tmp_path / "a" / "audit.json").read_text())["setting"]["seed"] == 1
 
 
-def test_half_precision_is_recorded_and_its_answers_are_its_own(models, squares, tmp_path, counted):
+def test_half_precision_is_recorded_and_its_answers_are_its_own(models, tmp_path, counted):
+    squares = make_squares(120)  # enough held-out ones for membership
     place, kept = tmp_path / "a", tmp_path / "cache"
     full = audited(models, squares, place, attacks=["membership"], cache_dir=kept)
     setting = json.loads((place / "audit.json").read_text())["setting"]
@@ -123,7 +125,8 @@ def test_the_verdict_has_its_form(models, squares, tmp_path):
     assert all(set(entry) == {"what", "why"} for entry in verdict["not_tested"])
 
 
-def test_gaps_can_be_required(models, squares):
+def test_gaps_can_be_required(models):
+    squares = make_squares(120)
     with pytest.raises(RequirementFailed, match="relearn_auc_gap"):
         audited(models, squares, require=["relearn_auc_gap<=-2"])
     found = audited(models, squares, require=["relearn_auc_gap<=1", "mia_auc_gap<=1"])

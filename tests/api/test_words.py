@@ -24,10 +24,10 @@ def pipeline():
 
 @pytest.fixture(scope="module")
 def captioned(pipeline):
-    """40 colour images in four captions, as large as the miniature draws."""
+    """80 colour images in four captions, as large as the miniature draws."""
     side = pipeline.unet.config.sample_size * 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
-    images = np.random.default_rng(0).integers(0, 256, (40, side, side, 3), dtype=np.uint8)
-    return build("captioned", images, np.arange(40) % 4, class_names=CAPTIONS)
+    images = np.random.default_rng(0).integers(0, 256, (80, side, side, 3), dtype=np.uint8)
+    return build("captioned", images, np.arange(80) % 4, class_names=CAPTIONS)
 
 
 @pytest.mark.parametrize(

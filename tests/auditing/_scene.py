@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -13,6 +14,8 @@ from erasediff.auditing.suite import Suite
 from erasediff.families.tiny import TINY
 from tests.conftest import make_squares
 
+MANY_HELD_OUT = torch.arange(80) // 4 % 2 == 1
+"""Ten held-out squares of each class: members can be told from so many; of the usual four they cannot."""
 SUITE = Suite(name="tiny", forget=12, per_class=4, unconditional=12, num_inference_steps=2, resamples=5)
 
 
@@ -30,9 +33,9 @@ def judge() -> Judge:
     )
 
 
-def question(*, classes=(1,), judged=True, suite=SUITE, seed=0, **changes) -> Question:
+def question(*, classes=(1,), judged=True, suite=SUITE, seed=0, held_out=None, **changes) -> Question:
     """Class 1 of the squares is to be forgotten (``classes=()``: the first six training samples)."""
-    data = make_squares()
+    data = make_squares() if held_out is None else replace(make_squares(), held_out=held_out)
     train = (~data.held_out).nonzero()[:, 0]
     of_target = torch.isin(data.labels[train], torch.tensor(classes, dtype=torch.long))
     forget, retain = (train[of_target], train[~of_target]) if classes else (train[:6], train[6:])

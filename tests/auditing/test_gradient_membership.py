@@ -17,7 +17,7 @@ from erasediff.errors import BadInput
 from erasediff.families.tiny import TINY
 from erasediff.families.unet2d import fresh
 from erasediff.randomness import generator
-from tests.auditing._scene import scene
+from tests.auditing._scene import MANY_HELD_OUT, scene
 from tests.auditing.test_membership import MEMBERS, OTHERS, auc, overfitted, untrained
 from tests.conftest import make_squares
 
@@ -171,7 +171,7 @@ def test_where_images_share_no_weights_the_update_names_the_forget_set():
 )
 def test_the_attacks_measure_and_leave_both_models_alone(attack, kind, family):
     ticks = []
-    given = scene(family, base=True, tick=ticks.append)
+    given = scene(family, base=True, tick=ticks.append, held_out=MANY_HELD_OUT)
     models = (given.model.denoiser, given.base.denoiser)
     before = [{n: v.clone() for n, v in m.state_dict().items()} for m in models]
     assert attack.refusal(given) is None
@@ -192,7 +192,8 @@ def test_the_attacks_measure_and_leave_both_models_alone(attack, kind, family):
 
 def test_refusals_say_why():
     assert "no base model" in WeightDifference().refusal(scene())
-    wide = replace(scene(base=True), base=fresh((1, 8, 8), list("0123"), block_out_channels=(16, 16)))
+    there = scene(base=True, held_out=MANY_HELD_OUT)
+    wide = replace(there, base=fresh((1, 8, 8), list("0123"), block_out_channels=(16, 16)))
     assert "other shapes" in WeightDifference().refusal(wide)
     data = make_squares()
     bare = build("bare", data.images.numpy()[:, 0], data.labels.numpy(), held_out=np.zeros(80, dtype=bool))
@@ -203,7 +204,7 @@ def test_refusals_say_why():
 
 
 @pytest.mark.parametrize("kind", [GradientMembership, WeightDifference])
-@pytest.mark.parametrize("budget", [{"images": 0}, {"draws": 0}])
+@pytest.mark.parametrize("budget", [{"images": 5}, {"draws": 0}])
 def test_budgets_that_ask_for_nothing_are_refused(kind, budget):
-    with pytest.raises(BadInput, match="at least one image and one draw"):
+    with pytest.raises(BadInput, match="at least 6 images and one draw"):
         kind(**budget)

@@ -14,7 +14,7 @@ from erasediff.families.tiny import TINY
 from erasediff.randomness import generator
 from tests.auditing._scene import question, scene
 
-ATTACK = Inversion(images=5, steps=3, iterations=3)
+ATTACK = Inversion(images=6, steps=3, iterations=3)
 FAMILIES = list(TINY)
 
 
@@ -156,5 +156,6 @@ def test_what_cannot_be_run_says_why():
     assert ATTACK.refusal(scene("unet2d-unconditional")) is None
     data = question().data
     assert "no held-out" in ATTACK.refusal(scene(data=replace(data, held_out=torch.zeros_like(data.held_out))))
-    with pytest.raises(BadInput, match="at least 1"):
-        Inversion(steps=0)
+    for budget in ({"steps": 0}, {"images": 5}):
+        with pytest.raises(BadInput, match="images must be at least 6, steps at least 1"):
+            Inversion(**budget)

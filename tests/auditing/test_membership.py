@@ -11,13 +11,16 @@ from torch import nn
 
 from erasediff.auditing.attacks import scores
 from erasediff.auditing.attacks.base import BASE, CONTROL, RETRAINED
+from erasediff.auditing.attacks.gradient_membership import GradientMembership
+from erasediff.auditing.attacks.inversion import Inversion
 from erasediff.auditing.attacks.membership import Membership, chosen, told_apart
 from erasediff.auditing.attacks.scores import QUERIES, SCORES, secmi
+from erasediff.auditing.attacks.weight_difference import WeightDifference
 from erasediff.data.sources import build
 from erasediff.errors import BadInput
 from erasediff.families.tiny import TINY
 from erasediff.families.unet2d import fresh
-from tests.auditing._scene import scene
+from tests.auditing._scene import MANY_HELD_OUT, scene
 from tests.conftest import make_squares
 
 AT = (0.1, 0.2)
@@ -182,7 +185,7 @@ def test_the_t_error_is_that_of_a_walk_step_by_step(family, steps):
 @pytest.mark.parametrize("family", TINY)
 def test_the_attack_measures_every_kind_and_leaves_the_model_alone(family):
     ticks = []
-    given = scene(family, tick=ticks.append)
+    given = scene(family, tick=ticks.append, held_out=MANY_HELD_OUT)
     before = {name: value.clone() for name, value in given.model.denoiser.state_dict().items()}
     attack = Membership(at=(0.05,))
     assert attack.refusal(given) is None
@@ -248,12 +251,36 @@ def test_refusals_say_why():
     assert attack.refusal(scene("unet2d-unconditional", data=unlike(labels=False))) is None
 
 
+@pytest.mark.parametrize("attack", [Membership(), GradientMembership(), WeightDifference(), Inversion()])
+def test_too_few_images_to_tell_apart_are_a_reason_not_to_try(attack):
+    assert "and 4 held-out ones are too few" in attack.refusal(scene(base=True))
+    assert attack.refusal(scene(base=True, held_out=MANY_HELD_OUT)) is None
+    few = scene("unet2d-unconditional", base=True, forget=torch.arange(5))
+    assert "5 different forgotten images and 16 held-out ones are too few" in attack.refusal(few)
+    again = replace(few.question, forget=torch.arange(5).repeat(2))  # ten rows, five images
+    assert "5 different forgotten images" in attack.refusal(replace(few, question=again))
+
+
+def test_scores_that_separate_give_an_auc_of_one_and_equal_ones_a_half():
+    def told(members, others):
+        return [f.measurement for f in told_apart(scene(), members, others, attack="a", kind="loss", budget={})]
+
+    low, high = np.linspace(0, 1, 50), np.linspace(2, 3, 200)
+    assert [m.value for m in told(high, low)] == [1.0, 1.0]
+    assert [m.value for m in told(low, high)] == [0.0, 0.0]
+    same = np.random.default_rng(0).normal(size=2000)
+    found, rate = told(same[:1000], same[1000:])
+    assert found.low < 0.5 < found.high and rate.value < 0.05
+    with pytest.raises(BadInput, match="got 0 and 200"):
+        told(low[:0], high)
+
+
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
         ({"kinds": ("secmy",)}, "did you mean secmi"),
         ({"kinds": ()}, "needs a kind"),
-        ({"images": 0}, "at least one image"),
+        ({"images": 5}, "at least 6 images"),
         ({"at": ()}, "at least one; got"),
         ({"at": (0.1, 1.0)}, r"fractions in \(0, 0.9\]"),
     ],

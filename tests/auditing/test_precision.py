@@ -25,7 +25,7 @@ from erasediff.auditing.generate import images
 from erasediff.families.precision import AUTOCAST, FULL
 from erasediff.families.sampling import sample
 from erasediff.families.tiny import TINY
-from tests.auditing._scene import SUITE, question, scene
+from tests.auditing._scene import MANY_HELD_OUT, SUITE, question, scene
 
 HALF = [name for name in AUTOCAST if name != FULL]
 CLOSE = 0.05  # mean difference of pixels in [-1, 1]; an image differs from another by about 0.5
@@ -112,10 +112,10 @@ def test_samples_of_a_subject_and_the_pace_follow_the_question():
 
 
 @pytest.mark.parametrize(
-    "attack", [Membership(), GradientMembership(), WeightDifference(), Inversion(images=4, steps=3, iterations=2)]
+    "attack", [Membership(), GradientMembership(), WeightDifference(), Inversion(images=6, steps=3, iterations=2)]
 )
 def test_losses_gradients_and_inversion_stay_full_precision(attack):
-    there = scene(base=True)
+    there = scene(base=True, held_out=MANY_HELD_OUT)
     half = replace(there, question=replace(there.question, mixed_precision="bf16"))
     assert attack.refusal(there) is None
     assert [f.to_dict() for f in attack.run(there)] == [f.to_dict() for f in attack.run(half)]

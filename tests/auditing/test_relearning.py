@@ -46,6 +46,7 @@ def test_the_value_is_the_area_of_the_curve_and_the_mean_of_the_rows(curves):
         measurement, (rows,) = finding.measurement, finding.evidence.rows
         detail = measurement.detail
         assert measurement.n == len(rows) == 40
+        assert finding.evidence.blocks == 2
         assert np.mean(rows) == pytest.approx(measurement.value)
         # The slow obvious way: the mean of each stretch's two ends, weighed by its length.
         (a, b, c), steps = detail["forget_rate"], detail["steps"]

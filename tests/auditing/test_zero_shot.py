@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from erasediff.api.judges import clip_for, judge_for
-from erasediff.auditing.zero_shot import HELD_OUT, ZeroShot, held_out_rows, of_classes, of_concept
+from erasediff.auditing.zero_shot import HELD_OUT, ZeroShot, held_out_rows, of_classes
 from erasediff.errors import BadInput
 from tests.conftest import make_squares
 
@@ -74,7 +74,7 @@ def test_own_texts_and_other_weights_make_another_judge(squares):
 
 
 def test_a_concept_without_labels_is_told_from_its_neighbours(squares):
-    judge = of_concept(Planted(), ["quadrant 1"], ["quadrant 0", "quadrant 2"])
+    judge = of_classes(Planted(), ["quadrant 1", "quadrant 0", "quadrant 2"])
     shown = squares.floats((squares.labels == 1).nonzero()[:5, 0])
     assert judge.probabilities(shown).argmax(1).tolist() == [0] * 5
     assert judge.class_names == ("quadrant 1", "quadrant 0", "quadrant 2")

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from erasediff.auditing.finding import Evidence, Finding
-from erasediff.auditing.statistics import CONFIDENCE, holm, sign_flips
+from erasediff.auditing.statistics import CONFIDENCE, holm, placements, sign_flips, sum_error
 
 LEVEL = 1 - CONFIDENCE
 WORSE, LOWER, EQUAL, UNCLEAR = "beyond the margin", "below by more than the margin", "within the margin", "unclear"
+
+SMALLEST = 1e-6  # error of a difference that is the same in every row
 
 Rows = NDArray[np.float64]
 
@@ -53,8 +55,8 @@ def compare(erased: Finding, retrained: Finding, *, seed: int) -> Comparison:
     ours, theirs = _evidence(erased), _evidence(retrained)
     difference = erased.measurement.value - retrained.measurement.value
     columns = _differences(ours, theirs)
-    error = _standard_error(columns, smooth=ours.statistic == "mean")
-    half = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * error
+    error, freedom = _error(columns, ours)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
     distance = abs(difference) if ours.hidden else difference
     return Comparison(
         name=erased.measurement.name,
@@ -63,12 +65,12 @@ def compare(erased: Finding, retrained: Finding, *, seed: int) -> Comparison:
         erased=erased.measurement.value,
         retrained=retrained.measurement.value,
         difference=difference,
-        low=difference - half,
-        high=difference + half,
+        low=max(-1.0, difference - half),
+        high=min(1.0, difference + half),
         margin=ours.margin,
         n=erased.measurement.n,
-        p_beyond=min(1.0, (2 if ours.hidden else 1) * float(stats.norm.sf((distance - ours.margin) / error))),
-        p_within=float(stats.norm.sf((ours.margin - abs(difference)) / error)),
+        p_beyond=min(1.0, (2 if ours.hidden else 1) * float(stats.t.sf((distance - ours.margin) / error, freedom))),
+        p_within=float(stats.t.sf((ours.margin - abs(difference)) / error, freedom)),
         p_permutation=sign_flips(columns, seed=seed),
         needed=ours.needed,
     )
@@ -108,17 +110,9 @@ def _differences(ours: Evidence, theirs: Evidence) -> list[Rows]:
 
 
 def _components(evidence: Evidence) -> list[Rows]:
-    """Rows whose mean is the statistic.
-
-    Of an AUC these are the placements of DeLong, DeLong and Clarke-Pearson (Biometrics 44, 1988): for each score
-    the share of the other group that it outranks.
-    """
+    """Rows whose mean is the statistic; of an AUC its placements."""
     columns = [np.asarray(rows, dtype=np.float64) for rows in evidence.rows]
-    if evidence.statistic == "mean":
-        return columns
-    members, others = columns
-    above = (members[:, None] > others) + 0.5 * (members[:, None] == others)
-    return [above.mean(1), above.mean(0)]
+    return columns if evidence.statistic == "mean" else list(placements(*columns))
 
 
 def _unpaired(a: Rows, b: Rows) -> Rows:
@@ -129,14 +123,25 @@ def _unpaired(a: Rows, b: Rows) -> Rows:
     return np.asarray(a.mean() - b.mean() + error * np.sqrt(n) * (signs - signs.mean()))
 
 
-def _standard_error(columns: Sequence[Rows], *, smooth: bool) -> float:
-    """Of the mean difference. ``smooth``: two pseudo-pairs, half a discordant one each way (Agresti and Min 2005).
+def _error(columns: Sequence[Rows], evidence: Evidence) -> tuple[float, float]:
+    """Standard error of the mean difference, and the degrees of freedom of its quantile (infinite: the normal one)."""
+    if evidence.statistic == "auc":
+        error, freedom = sum_error(columns)
+        return max(error, SMALLEST), freedom
+    (differences,) = columns
+    spread = _between(differences, evidence.blocks) if len(differences) == len(evidence.rows[0]) else 0.0
+    return float(np.sqrt(max(_smoothed(differences) + spread, SMALLEST**2))), float("inf")
+
+
+def _smoothed(differences: Rows) -> float:
+    """Variance of the mean, with two pseudo-pairs, half a discordant one each way (Agresti and Min 2005).
 
     Without them 0 of 250 against 0 of 250 would be a difference known exactly.
     """
-    total = 0.0
-    for d in columns:
-        n = len(d) + (2 if smooth else 0)
-        mean = d.sum() / n
-        total += ((np.square(d).sum() + (1 if smooth else 0)) / n - mean**2) / n
-    return float(np.sqrt(max(total, 1e-12)))
+    n = len(differences) + 2
+    return float(((np.square(differences).sum() + 1) / n - (differences.sum() / n) ** 2) / n)
+
+
+def _between(differences: Rows, blocks: int) -> float:
+    """Variance of the mean that comes from one block to another: rows of a block share what was drawn for it."""
+    return float(differences.reshape(blocks, -1).mean(axis=1).var(ddof=1)) / blocks if blocks > 1 else 0.0

@@ -28,7 +28,9 @@ class Evidence:
     - ``retention``: what was to stay.
 
     ``statistic`` ``mean`` has one tuple of rows in [0, 1], ``auc`` two (scores of the forget set, scores of others;
-    higher means "was trained on"). Row i belongs to the same image, seed or start noise in every model. ``margin``: a
+    higher means "was trained on"). Row i belongs to the same image, seed or start noise in every model. ``blocks``: in
+    how many runs of equal length, one after another, the rows of a mean come that share something besides (a fine-tuned
+    copy): as rows they are not independent. ``margin``: a
     difference from the retrained model that is too small to matter. ``alone``: without a retrained model, the value
     above which the attack has succeeded; ``None``: then it says nothing. ``hidden``: whether a value *below* the
     retrained model's gives the erased one away too, as an AUC below chance does. ``needed``: whether equality with the
@@ -39,6 +41,7 @@ class Evidence:
     role: str
     rows: tuple[tuple[float, ...], ...]
     statistic: str = "mean"
+    blocks: int = 1
     margin: float
     alone: float | None = None
     hidden: bool = False
@@ -47,6 +50,8 @@ class Evidence:
     def __post_init__(self) -> None:
         check_one_of("role", self.role, ROLES)
         check_one_of("statistic", self.statistic, STATISTICS)
+        if self.blocks < 1 or len(self.rows[0]) % self.blocks:
+            raise ValueError(f"{self.blocks} blocks of equal length cannot be made of {len(self.rows[0])} rows")
 
 
 @dataclass(frozen=True)

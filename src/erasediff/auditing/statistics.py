@@ -119,6 +119,41 @@ def jackknife_interval(
     return value - half, value + half
 
 
+def placements(members: ArrayLike, others: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """For each score the share of the other group that it outranks (of members), or that outranks it (of others).
+
+    [N] and [M], ties by half; the mean of either is the AUC (DeLong, DeLong and Clarke-Pearson, Biometrics 44, 1988).
+    """
+    ours, theirs = np.asarray(members, dtype=np.float64), np.asarray(others, dtype=np.float64)
+    above = (ours[:, None] > theirs) + 0.5 * (ours[:, None] == theirs)
+    return above.mean(1), above.mean(0)
+
+
+def sum_error(columns: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
+    """Standard error of the sum of the means of independent columns [N_i], and its degrees of freedom.
+
+    Variances over N_i - 1, freedom by Satterthwaite (Biometrics Bulletin 2, 1946): of a handful of scores the normal
+    quantile and a variance over N_i would give an interval far too narrow. A column of one row says nothing of its
+    spread: the error is then infinite.
+    """
+    if any(c.size < 2 for c in columns):
+        return float("inf"), 1.0
+    variances = [float(c.var(ddof=1)) / c.size for c in columns]
+    total = sum(variances)
+    if total == 0:
+        return 0.0, float("inf")
+    freedom = total**2 / sum(v**2 / (c.size - 1) for v, c in zip(variances, columns, strict=True))
+    return float(np.sqrt(total)), freedom
+
+
+def auc_interval(members: ArrayLike, others: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Interval of the AUC with which scores tell ``members`` [N] from ``others`` [M], inside [0, 1]."""
+    above, below = placements(members, others)
+    error, freedom = sum_error([above, below])
+    half = float(stats.t.ppf((1 + _level(confidence)) / 2, freedom)) * error
+    return max(0.0, float(above.mean()) - half), min(1.0, float(above.mean()) + half)
+
+
 @dataclass(frozen=True)
 class Paired:
     """Mean of ``n`` paired differences, its interval and two-sided p; ``note`` says why where there is no test."""

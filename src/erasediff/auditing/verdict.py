@@ -99,10 +99,10 @@ def _nothing_to_forget(case: Case) -> list[str]:
     member = case.findings["base"].get("mia_auc_loss")
     if member is not None and (member.measurement.low or 0.0) > 0.5:
         return []
-    return [
-        f"nothing to forget: the base model itself draws the samples in {m.value:.1%} of {m.n} images, and its losses "
-        "do not give them away"
-    ]
+    known = "its losses do not give them away"
+    if member is None:
+        known = "whether its losses give them away was not tested"
+    return [f"nothing to forget: the base model itself draws the samples in {m.value:.1%} of {m.n} images, and {known}"]
 
 
 def _threshold(case: Case) -> float:

@@ -74,15 +74,6 @@ def of_classes(clip: Clip, class_names: Sequence[str], template: str = TEMPLATE)
     return ZeroShot(clip=clip, texts=texts, class_names=tuple(class_names))
 
 
-def of_concept(clip: Clip, concepts: Sequence[str], others: Sequence[str], template: str = TEMPLATE) -> ZeroShot:
-    """A judge of concepts where no labels are: the first classes are ``concepts``, then what they are told from.
-
-    ``others``: the anchor and neighbours. Its accuracy is not known until :meth:`ZeroShot.trusted` sees real images
-    that someone called one or the other; until then no verdict rests on it.
-    """
-    return of_classes(clip, [*concepts, *others], template)
-
-
 def held_out_rows(held_out: Tensor) -> Tensor:
     """Indices of at most :data:`HELD_OUT` held-out samples, evenly spaced; ``held_out`` is a mask [N]."""
     rows = held_out.nonzero()[:, 0]

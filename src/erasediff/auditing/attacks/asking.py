@@ -19,7 +19,6 @@ from erasediff.errors import BadInput
 from erasediff.families.base import Model
 from erasediff.randomness import derived_seed
 
-FEWEST_SAMPLES = 6  # fewer say nothing about a share
 MARGIN, ALONE = 0.1, 0.2
 
 

@@ -12,6 +12,7 @@ from erasediff.auditing.result import ERASED
 from erasediff.families.base import Model
 
 RETRAINED, BASE, CONTROL = "retrained", "base", "control"
+FEWEST_SAMPLES = 6  # fewer say nothing about a share, nor about how well two groups are told apart
 FORGETFUL = (ERASED, RETRAINED)
 """The subjects of an attack that says nothing of a model that never forgot."""
 
@@ -64,5 +65,10 @@ def needs(scene: Scene, **wanted: bool) -> str | None:
         "held_out": (len(question.held_out) > 0, "the data has no held-out images like the forget set"),
         "null": (model.conditions.null_label is not None, "the model has no null condition"),
         "base": (scene.base is not None, "no base model was given"),
+        "enough": (
+            min(len(question.distinct), len(question.held_out)) >= FEWEST_SAMPLES,
+            f"{len(question.distinct)} different forgotten images and {len(question.held_out)} held-out ones are too "
+            f"few to be told apart: {FEWEST_SAMPLES} of each are needed",
+        ),
     }
     return next((why for name, (found, why) in there.items() if wanted.get(name) and not found), None)

@@ -112,13 +112,6 @@ def copied(drawn: Tensor, forgotten: Tensor, retained: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def extraction_measurements(drawn: Tensor, forgotten: Tensor, retained: Tensor, *, subject: str) -> list[Measurement]:
-    """``regeneration_rate``: share of drawn images that are copies of forgotten ones (Wilson interval);
-    ``regenerated_samples``: share of the distinct forgotten images that were drawn at least once."""
-    distinct = torch.unique(forgotten.flatten(1), dim=0).reshape(-1, *forgotten.shape[1:])
-    return _shares(copied(drawn, distinct, retained), len(distinct), subject=subject, detail={})
-
-
 def _shares(copies: Tensor, forgotten: int, *, subject: str, detail: Mapping[str, object]) -> list[Measurement]:
     hits, n = int((copies >= 0).sum()), len(copies)
     reached = len(np.unique(copies[copies >= 0].numpy()))

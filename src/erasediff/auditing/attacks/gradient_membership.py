@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from erasediff.auditing.attacks.base import BASE, FORGETFUL, Scene
+from erasediff.auditing.attacks.base import BASE, FEWEST_SAMPLES, FORGETFUL, Scene
 from erasediff.auditing.attacks.membership import chosen, needs_images, of, told_apart
 from erasediff.auditing.attacks.scores import asked, drawn
 from erasediff.auditing.finding import Finding
@@ -35,7 +35,7 @@ FORWARD_AND_BACKWARD = 3
 class GradientMembership:
     """Score at most ``images`` forgotten and held-out images each by minus the norm of their gradients.
 
-    ``draws``: time steps, evenly spread. Raises BadInput unless both are at least 1.
+    ``draws``: time steps, evenly spread. Raises BadInput for fewer than six images, or no draw.
     """
 
     images: int = 150
@@ -47,8 +47,9 @@ class GradientMembership:
     SUBJECTS: ClassVar[tuple[str, ...]] = (*FORGETFUL, BASE)
 
     def __post_init__(self) -> None:
-        if self.images < 1 or self.draws < 1:
-            raise BadInput(f"{self.name} needs at least one image and one draw; got {self.images} and {self.draws}")
+        if self.images < FEWEST_SAMPLES or self.draws < 1:
+            given = f"{self.images} and {self.draws}"
+            raise BadInput(f"{self.name} needs at least {FEWEST_SAMPLES} images and one draw; got {given}")
 
     def refusal(self, scene: Scene) -> str | None:
         return needs_images(scene)

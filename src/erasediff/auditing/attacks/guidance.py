@@ -15,13 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from erasediff.auditing.attacks.asking import success
-from erasediff.auditing.attacks.base import FORGETFUL, Scene, needs
+from erasediff.auditing.attacks.base import FEWEST_SAMPLES, FORGETFUL, Scene, needs
 from erasediff.auditing.finding import Finding
 from erasediff.auditing.generate import images
 from erasediff.auditing.statistics import wilson
 from erasediff.errors import BadInput
-
-FEWEST = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +40,8 @@ class Guidance:
     WITHOUT_IMAGES: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not self.scales or self.samples < FEWEST:
-            raise BadInput(f"needs one scale or more and at least {FEWEST} samples, got {asdict(self)}")
+        if not self.scales or self.samples < FEWEST_SAMPLES:
+            raise BadInput(f"needs one scale or more and at least {FEWEST_SAMPLES} samples, got {asdict(self)}")
 
     @property
     def chosen_on(self) -> int:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from erasediff.auditing.attacks.base import FORGETFUL, Scene, needs
+from erasediff.auditing.attacks.base import FEWEST_SAMPLES, FORGETFUL, Scene, needs
 from erasediff.auditing.finding import Evidence, Finding, rows_of
 from erasediff.auditing.generate import BATCH
 from erasediff.auditing.result import Measurement
@@ -25,8 +25,6 @@ from erasediff.families.base import Model
 from erasediff.families.precision import FULL
 from erasediff.families.sampling import steps_at, trajectory
 from erasediff.randomness import generator
-
-FEWEST = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +40,14 @@ class ImageToImage:
     SUBJECTS: ClassVar[tuple[str, ...]] = FORGETFUL
 
     def __post_init__(self) -> None:
-        if not self.strengths or not all(0 <= s <= 1 for s in self.strengths) or self.images < FEWEST:
-            raise BadInput(f"strengths must lie in [0, 1] and images be at least {FEWEST}, got {asdict(self)}")
+        if not self.strengths or not all(0 <= s <= 1 for s in self.strengths) or self.images < FEWEST_SAMPLES:
+            raise BadInput(f"strengths must lie in [0, 1] and images be at least {FEWEST_SAMPLES}, got {asdict(self)}")
 
     def refusal(self, scene: Scene) -> str | None:
         """No judge, no target class, or too few forgotten images to judge the nearness of."""
         missing = needs(scene, judge=True, classes=True)
-        if missing is None and len(scene.question.distinct) < FEWEST:
-            missing = f"fewer than {FEWEST} different forgotten images"
+        if missing is None and len(scene.question.distinct) < FEWEST_SAMPLES:
+            missing = f"fewer than {FEWEST_SAMPLES} different forgotten images"
         return missing
 
     def cost(self, scene: Scene) -> int:

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from erasediff.auditing.attacks.base import FORGETFUL, Scene, needs
+from erasediff.auditing.attacks.base import FEWEST_SAMPLES, FORGETFUL, Scene, needs
 from erasediff.auditing.finding import Evidence, Finding, rows_of
 from erasediff.auditing.result import Measurement
-from erasediff.auditing.statistics import bootstrap_mean, resample_interval
+from erasediff.auditing.statistics import auc_interval, bootstrap_mean
 from erasediff.errors import BadInput
 from erasediff.families.base import Condition, Model
 from erasediff.randomness import generator
@@ -49,12 +49,14 @@ class Inversion:
     SUBJECTS: ClassVar[tuple[str, ...]] = FORGETFUL
 
     def __post_init__(self) -> None:
-        if min(self.images, self.steps) < 1 or self.iterations < 0:
-            raise BadInput(f"images and steps must be at least 1 and iterations at least 0, got {asdict(self)}")
+        if self.images < FEWEST_SAMPLES or self.steps < 1 or self.iterations < 0:
+            raise BadInput(
+                f"images must be at least {FEWEST_SAMPLES}, steps at least 1, iterations at least 0; got {asdict(self)}"
+            )
 
     def refusal(self, scene: Scene) -> str | None:
-        """No held-out images like the forget set."""
-        return needs(scene, held_out=True)
+        """No held-out images like the forget set, or too few of either."""
+        return needs(scene, held_out=True, enough=True)
 
     def cost(self, scene: Scene) -> int:
         """Each iteration goes forward and backward through all steps; the start and the last score forward only."""
@@ -75,9 +77,6 @@ class Inversion:
             "seed": question.seed,
         }
         auc = told_apart(forgotten, held_out)
-        low, high = resample_interval(
-            told_apart, [forgotten, held_out], resamples=question.suite.resamples, seed=question.seed, value=auc
-        )
         rows = rows_of(forgotten, held_out)
         # Of a dozen images the AUC is too unsteady to show equality with.
         evidence = Evidence(attack=self.name, role="trace", rows=rows, statistic="auc", margin=0.2, needed=False)
@@ -85,7 +84,7 @@ class Inversion:
         n = len(forgotten)
         found = [
             ("inversion_psnr", float(forgotten.mean()), bounds, None),
-            ("inversion_auc", auc, (max(low, 0.0), min(high, 1.0)), evidence),
+            ("inversion_auc", auc, auc_interval(forgotten, held_out), evidence),
         ]
         return [
             Finding(

@@ -15,19 +15,17 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import roc_curve
 from torch import Tensor
 
-from erasediff.auditing.attacks.base import BASE, CONTROL, FORGETFUL, Scene, needs
-from erasediff.auditing.attacks.scores import AT, BATCH, DRAWS, QUERIES, SCORES, denoising_losses
+from erasediff.auditing.attacks.base import BASE, CONTROL, FEWEST_SAMPLES, FORGETFUL, Scene, needs
+from erasediff.auditing.attacks.scores import AT, BATCH, QUERIES, SCORES
 from erasediff.auditing.finding import Evidence, Finding, rows_of
 from erasediff.auditing.question import Question
 from erasediff.auditing.result import Measurement
-from erasediff.auditing.statistics import resample_interval
+from erasediff.auditing.statistics import auc_interval, placements, resample_interval
 from erasediff.errors import BadInput, check_one_of
 from erasediff.randomness import generator
-
-__all__ = ["Membership", "chosen", "denoising_losses", "membership_measurements", "needs_images", "told_apart"]
 
 FALSE_POSITIVES = 0.01
 MARGIN = 0.1
@@ -54,8 +52,10 @@ class Membership:
     def __post_init__(self) -> None:
         for kind in self.kinds:
             check_one_of("kind of membership score", kind, SCORES)
-        if not self.kinds or self.images < 1:
-            raise BadInput(f"membership needs a kind and at least one image; got {self.kinds} and {self.images}")
+        if not self.kinds or self.images < FEWEST_SAMPLES:
+            raise BadInput(
+                f"membership needs a kind and at least {FEWEST_SAMPLES} images; got {self.kinds} and {self.images}"
+            )
         if not self.at or not all(0 < fraction <= LATEST for fraction in self.at):
             raise BadInput(f"membership's time steps are fractions in (0, {LATEST}], at least one; got {self.at}")
 
@@ -91,7 +91,7 @@ def needs_images(scene: Scene, **wanted: bool) -> str | None:
     """Why members cannot be told from others here, or ``None``; ``wanted`` as in :func:`needs`."""
     if scene.model.conditions.num_classes and scene.question.data.labels is None:
         return "the model is asked by class label, and the data has no labels"
-    return needs(scene, held_out=True, **wanted)
+    return needs(scene, held_out=True, enough=True, **wanted)
 
 
 def chosen(question: Question, most: int) -> tuple[Tensor, Tensor]:
@@ -124,15 +124,29 @@ def told_apart(
     ``members`` [N], ``others`` [M]: scores, higher means "was trained on"; ``needed``: see :class:`Evidence`. Raises
     BadInput if one is empty.
     """
-    question = scene.question
-    auc, rate = _compared(
-        members,
-        others,
-        kind=kind,
-        subject=scene.subject,
-        seed=question.seed,
-        resamples=question.suite.resamples,
-        detail={"held_out": len(others), **budget, "seed": question.seed},
+    if not len(members) or not len(others):
+        raise BadInput(
+            f"membership compares forgotten samples with held-out ones; got {len(members)} and {len(others)}"
+        )
+    seed = scene.question.seed
+    caught = _true_positives(members, others)
+    found = {
+        "mia_auc": (float(placements(members, others)[0].mean()), auc_interval(members, others)),
+        "mia_tpr_at_1fpr": (caught, _caught_interval(members, others, caught, scene.question)),
+    }
+    auc, rate = (
+        Measurement(
+            name=f"{name}_{kind}",
+            group="membership",
+            subject=scene.subject,
+            value=value,
+            low=max(low, 0.0),
+            high=min(high, 1.0),
+            n=len(members),
+            higher_is_better=False,
+            detail={"held_out": len(others), **budget, "seed": seed},
+        )
+        for name, (value, (low, high)) in found.items()
     )
     evidence = Evidence(
         attack=f"{attack} ({kind})",
@@ -146,64 +160,15 @@ def told_apart(
     return [Finding(auc, evidence), Finding(rate)]
 
 
-def membership_measurements(
-    members: NDArray[np.float64], others: NDArray[np.float64], *, subject: str, seed: int, resamples: int
-) -> list[Measurement]:
-    """``mia_auc_loss`` and ``mia_tpr_at_1fpr_loss``: how well a low loss tells the forget set from held-out data.
-
-    Args:
-        members: losses [N] of the samples that were to be forgotten; others: losses [M] of data never trained on.
-
-    Raises:
-        BadInput: nothing to compare.
-    """
-    detail = {"held_out": len(others), "draws": DRAWS}
-    return _compared(-members, -others, kind="loss", subject=subject, seed=seed, resamples=resamples, detail=detail)
-
-
-def _compared(
-    members: NDArray[np.float64],
-    others: NDArray[np.float64],
-    *,
-    kind: str,
-    subject: str,
-    seed: int,
-    resamples: int,
-    detail: Mapping[str, Any],
-) -> list[Measurement]:
-    if not len(members) or not len(others):
-        raise BadInput(
-            f"membership compares forgotten samples with held-out ones; got {len(members)} and {len(others)}"
-        )
-    found = []
-    for name, statistic in (("mia_auc", _auc), ("mia_tpr_at_1fpr", _true_positives)):
-        value = statistic(members, others)
-        low, high = resample_interval(statistic, [members, others], resamples=resamples, seed=seed, value=value)
-        found.append(
-            Measurement(
-                name=f"{name}_{kind}",
-                group="membership",
-                subject=subject,
-                value=value,
-                low=max(low, 0.0),
-                high=min(high, 1.0),
-                n=len(members),
-                higher_is_better=False,
-                detail=dict(detail),
-            )
-        )
-    return found
-
-
-def _labelled(members: NDArray[np.float64], others: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    return np.concatenate([np.ones(len(members)), np.zeros(len(others))]), np.concatenate([members, others])
-
-
-def _auc(members: NDArray[np.float64], others: NDArray[np.float64]) -> float:
-    return float(roc_auc_score(*_labelled(members, others)))
+def _caught_interval(
+    members: NDArray[np.float64], others: NDArray[np.float64], value: float, question: Question
+) -> tuple[float, float]:
+    resamples = question.suite.resamples
+    return resample_interval(_true_positives, [members, others], resamples=resamples, seed=question.seed, value=value)
 
 
 def _true_positives(members: NDArray[np.float64], others: NDArray[np.float64]) -> float:
     """The largest share of members caught at a threshold that at most 1 % of the others pass."""
-    false, true, _ = roc_curve(*_labelled(members, others))
+    truth = np.concatenate([np.ones(len(members)), np.zeros(len(others))])
+    false, true, _ = roc_curve(truth, np.concatenate([members, others]))
     return float(true[false <= FALSE_POSITIVES].max())

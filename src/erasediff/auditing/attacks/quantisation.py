@@ -14,8 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from erasediff.auditing.attacks.asking import FEWEST_SAMPLES, asked_again, asking_cost, at_least
-from erasediff.auditing.attacks.base import FORGETFUL, Scene, needs
+from erasediff.auditing.attacks.asking import asked_again, asking_cost, at_least
+from erasediff.auditing.attacks.base import FEWEST_SAMPLES, FORGETFUL, Scene, needs
 from erasediff.auditing.finding import Finding
 from erasediff.errors import BadInput
 

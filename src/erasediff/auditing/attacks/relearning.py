@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from erasediff.auditing.attacks.asking import FEWEST_SAMPLES, asked_for_target, at_least, passes
-from erasediff.auditing.attacks.base import FORGETFUL, Scene, needs
+from erasediff.auditing.attacks.asking import asked_for_target, at_least, passes
+from erasediff.auditing.attacks.base import FEWEST_SAMPLES, FORGETFUL, Scene, needs
 from erasediff.auditing.finding import Evidence, Finding, rows_of
 from erasediff.auditing.result import Measurement
 from erasediff.auditing.statistics import CONFIDENCE, bootstrap_mean
@@ -134,7 +134,13 @@ class Relearning:
         )
         return Finding(
             measurement,
-            Evidence(attack=f"{self.name} (k = {k})", role="trace", rows=rows_of(areas), margin=MARGIN),
+            Evidence(
+                attack=f"{self.name} (k = {k})",
+                role="trace",
+                rows=rows_of(areas),
+                blocks=self.repeats,
+                margin=MARGIN,
+            ),
         )
 
 

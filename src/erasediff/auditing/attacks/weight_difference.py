@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from erasediff.auditing.attacks.base import FORGETFUL, Scene
+from erasediff.auditing.attacks.base import FEWEST_SAMPLES, FORGETFUL, Scene
 from erasediff.auditing.attacks.gradient_membership import differentiable, losses
 from erasediff.auditing.attacks.membership import chosen, needs_images, of, told_apart
 from erasediff.auditing.attacks.scores import asked, drawn
@@ -36,7 +36,8 @@ STEP = 1e-3  # in float64: its cube is far below, and float32 rounding inside a 
 class WeightDifference:
     """Score at most ``images`` forgotten and held-out images each by the rise of their loss along the update.
 
-    ``draws``: time steps, evenly spread, over which the rises are summed. Raises BadInput unless both are at least 1.
+    ``draws``: time steps, evenly spread, over which the rises are summed. Raises BadInput for fewer than six images, or
+    no draw.
     """
 
     images: int = 300
@@ -48,8 +49,9 @@ class WeightDifference:
     SUBJECTS: ClassVar[tuple[str, ...]] = FORGETFUL
 
     def __post_init__(self) -> None:
-        if self.images < 1 or self.draws < 1:
-            raise BadInput(f"{self.name} needs at least one image and one draw; got {self.images} and {self.draws}")
+        if self.images < FEWEST_SAMPLES or self.draws < 1:
+            given = f"{self.images} and {self.draws}"
+            raise BadInput(f"{self.name} needs at least {FEWEST_SAMPLES} images and one draw; got {given}")
 
     def refusal(self, scene: Scene) -> str | None:
         found = needs_images(scene, base=True)
