@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,12 +61,28 @@ def staged_directory(final: Path) -> Iterator[Path]:
         try:
             yield staging
             staging.chmod(0o755)
-            if final.exists():
-                shutil.rmtree(final)
-            staging.replace(final)
+            _put_in_place(staging, final)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
+
+
+def _put_in_place(staging: Path, final: Path) -> None:
+    """Rename ``staging`` to ``final``. What was there is only renamed until then, and put back if that fails."""
+    if not final.exists():
+        staging.replace(final)
+        return
+    aside = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.")) / final.name
+    try:
+        final.replace(aside)
+        staging.replace(final)
+    except BaseException:
+        if not final.exists():
+            aside.replace(final)
+        raise
+    finally:
+        if final.exists():
+            shutil.rmtree(aside.parent, ignore_errors=True)
 
 
 @contextmanager
@@ -91,11 +108,14 @@ def alone_in(place: Path, doing: str) -> Iterator[None]:
 
 @contextmanager
 def writable(place: Path) -> Iterator[None]:
-    """Turn the operating system's refusal to write (no permission, full disk) into a BadInput that names ``place``."""
+    """Turn the operating system's refusal to write (no permission, full disk) into a BadInput that names ``place``.
+
+    What fails elsewhere, such as a file that cannot be read, stays as it is.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno is None:
+        if error.errno is None or not _is_of(error, place):
             raise
         raise BadInput(f"cannot write in {place}: {os.strerror(error.errno).lower()}") from error
     except Exception as error:
@@ -103,6 +123,16 @@ def writable(place: Path) -> Iterator[None]:
         if "No space left on device" not in str(error):
             raise
         raise BadInput(f"cannot write in {place}: no space left on device") from error
+
+
+def _is_of(error: OSError, place: Path) -> bool:
+    """Whether an error is about ``place``: by the file that it names or, where it names none, by its kind."""
+    if not isinstance(error.filename, (str, bytes)):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+    said = Path(os.fsdecode(error.filename))
+    named, here = said.resolve(), place.resolve()
+    # A parent of it: it could not be made. A bare name: shutil.rmtree names files as the folder's own handle does.
+    return here in (named, *named.parents) or named in here.parents or said.name == str(said)
 
 
 def sha256(path: Path) -> str:
@@ -114,3 +144,10 @@ def sha256(path: Path) -> str:
 def weight_hashes(directory: Path) -> dict[str, str]:
     """SHA-256 of every safetensors file below ``directory``, by relative path."""
     return {str(p.relative_to(directory)): sha256(p) for p in sorted(directory.rglob("*.safetensors"))}
+
+
+def joint_hash(hashes: Mapping[str, str]) -> str:
+    """One hash for all files of :func:`weight_hashes`: the file's own where there is one, else that of the list."""
+    if len(hashes) == 1:
+        return next(iter(hashes.values()))
+    return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in sorted(hashes.items())).encode()).hexdigest()

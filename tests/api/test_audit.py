@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from tests.conftest import make_squares
 
 import erasediff
 from erasediff.api.judges import judge_for
@@ -14,7 +15,6 @@ from erasediff.auditing.result import LEVELS
 from erasediff.data.sources import build
 from erasediff.errors import BadInput, RequirementFailed
 from erasediff.families.tiny import TINY
-from tests.conftest import make_squares
 
 
 @pytest.fixture

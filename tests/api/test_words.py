@@ -78,6 +78,9 @@ def test_an_audit_asks_in_the_words_of_the_run_or_in_others(pipeline, captioned,
     found = erasediff.audit(tmp_path / "run", output_dir=tmp_path / "a", **asked)
     assert found.result.find("forget_rate").n == 20
     assert found.result.target == "concept:hat"
+    weights = json.loads((tmp_path / "run" / "run.json").read_text())["weights"]
+    assert found.result.setting["model_weights"] == {"erased": weights} and len(weights) > 1
+    assert found.result.setting["model_hashes"]["erased"] not in weights.values()
     other = erasediff.audit(
         tmp_path / "run",
         output_dir=tmp_path / "b",

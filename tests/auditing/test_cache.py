@@ -32,6 +32,15 @@ def test_damaged_files_count_as_none(tmp_path):
     assert Cache(tmp_path).pictures("k") is None
 
 
+def test_damage_within_a_picture_counts_as_none(tmp_path):
+    """The archive's list of contents is whole, and what it lists cannot be unpacked."""
+    Cache(tmp_path).keep_pictures("k", {"forget": np.arange(4000, dtype=np.uint16).astype(np.uint8)})
+    path = tmp_path / "k.npz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:60] + bytes(range(200, 240)) + whole[100:])
+    assert Cache(tmp_path).pictures("k") is None
+
+
 def test_without_a_folder_it_remembers_while_it_lives():
     cache = Cache()
     cache.keep("k", some())

@@ -187,6 +187,9 @@ def test_what_was_not_run_yet_is_counted_and_shown():
     assert "not run yet" in Page(render(empty)).text
 
 
+RUN = {"label": "a", "seed": 0, "reached": False, "limit_seconds": 9, "points": []}
+
+
 def race(*runs: tuple[str, int, bool, float], ended: str = ""):
     made = [
         {
@@ -251,6 +254,8 @@ def test_a_run_that_came_to_its_own_end_never_arrives():
         ({"runs": []}, "runs (a list, not empty)"),
         ({"target_line": {"forget_rate": 0.1}}, "target_line.frechet_ratio must be a finite number"),
         ({"runs": [{"label": "a"}]}, "needs label, seed, reached"),
+        ({"runs": [{**RUN, "limit_seconds": 0}]}, "limit_seconds must be above 0, got 0"),
+        ({"runs": [{**RUN, "reached": True, "seconds": 0.0}]}, "runs[0].seconds must be above 0, got 0.0"),
     ],
 )
 def test_a_race_of_another_form_is_refused(change, said):

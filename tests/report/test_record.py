@@ -81,6 +81,31 @@ def test_a_target_that_is_drawn_when_asked_for_is_not_said_to_stay_away(exposed_
     assert "does not draw the target when asked" in made(attacked())["statement"]
 
 
+def test_fields_of_a_method_that_name_files_are_left_out():
+    fields = {"fisher_file": "runs/alice.safetensors", "eta": 0.3, "rule": "/home/alice/x", "other": "C:\\alice"}
+    record = made(run={**RUN, "method": {"name": "selective_amnesia", "fields": fields}})
+    assert record["method"]["fields"] == {"eta": 0.3}
+    assert "alice" not in json.dumps(record) + render_record(record)
+
+
+def test_every_weight_file_counts():
+    """Text models keep encoders beside the denoiser, and those are the same before and after."""
+    found, files = attacked(), {"text_encoder/w": "c" * 64, "unet/w": "e" * 64}
+    found.setting["model_weights"] = {"erased": files, "base": {**files, "unet/w": "b" * 64}, "retrained": files}
+    record = made(found, {**RUN, "weights": files})
+    assert record["models"]["after"] == record["models"]["retrained"] == files
+    with pytest.raises(BadInput, match="not those that were audited"):
+        made(found, {**RUN, "weights": {**files, "unet/w": "f" * 64}})
+    with pytest.raises(BadInput, match="not those that were audited"):
+        made(found, {**RUN, "weights": {"unet/w": "e" * 64}})
+
+
+@pytest.mark.parametrize("signature", [None, {"name": "A"}, {"role": None}])
+def test_a_signature_that_is_partly_there_leaves_lines_for_the_rest(signature):
+    page = Page(render_record({"signature": signature}))
+    assert all(label in page.text for label in ("Name", "Role", "Date", "Signature"))
+
+
 def test_a_record_of_two_different_models_is_refused():
     with pytest.raises(BadInput, match="not those that were audited"):
         made(run={**RUN, "weights": {"unet/w": "f" * 64}})

@@ -100,6 +100,8 @@ def test_the_command_is_put_together_and_quoted(result):
     assert words[:3] == ["erasediff", "audit", "runs/my erased"] and words[3:5] == ["--base", "runs/base"]
     assert words[words.index("--target") + 1] == "class:7" and words[words.index("--seed") + 1] == "3"
     recorded = dataclasses.replace(result, setting={"command": ["erasediff", "audit", "a b"]})
+    spoken = dataclasses.replace(result, setting={**result.setting, "data": {"spec": "prompts"}})
+    assert "--data" in command(result) and "--data" not in command(spoken)
     assert command(recorded) == "erasediff audit 'a b'" and command(dataclasses.replace(result, setting={})) == ""
 
 

@@ -27,7 +27,7 @@ from erasediff.auditing.suites import SUITES, with_attacks
 from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, check_one_of, listing
 from erasediff.families.precision import AUTOCAST, FULL
-from erasediff.files import read_json, sha256, writable, write_atomic, write_json
+from erasediff.files import joint_hash, read_json, sha256, writable, write_atomic, write_json
 from erasediff.provenance import machine, versions
 from erasediff.report.card import model_card
 from erasediff.report.numbers import duration
@@ -160,7 +160,8 @@ def audit(
         versions=versions(),
         machine=machine(),
         models=asked["models"],
-        model_hashes={name: next(iter(found.values())) for name, found in subjects.weights.items() if found},
+        model_hashes={name: joint_hash(found) for name, found in subjects.weights.items() if found},
+        model_weights={name: dict(found) for name, found in subjects.weights.items() if found},
     )
     done = Audit(result, pictures, subjects.record)
     if place is not None:

@@ -16,8 +16,7 @@ from erasediff.data.sources import ImageData
 from erasediff.data.targets import Concept, Split, Target
 from erasediff.errors import BadInput
 from erasediff.families.base import AskedInWords, Model
-
-SPEC = "prompts"
+from erasediff.report.facts import SPOKEN
 
 
 def is_spoken(model: Model, wanted: Sequence[Target]) -> bool:
@@ -27,11 +26,11 @@ def is_spoken(model: Model, wanted: Sequence[Target]) -> bool:
 
 def spoken(model: Model, wanted: Sequence[Target], template: str | None) -> ImageData:
     """No images, and as classes the prompts of the concepts and those that the text encoder finds most like them."""
-    planned = Showing(model, wanted, Wishes(prompt_template=template), SPEC).shown(None, None).planned(None)
+    planned = Showing(model, wanted, Wishes(prompt_template=template), SPOKEN).shown(None, None).planned(None)
     images = torch.empty(0, *model.image_shape, dtype=torch.uint8)
     nothing = torch.zeros(0, dtype=torch.bool)
     names = tuple(p for p in planned.class_names if p)
-    return replace(planned, spec=SPEC, images=images, labels=None, class_names=names, names=(), held_out=nothing)
+    return replace(planned, spec=SPOKEN, images=images, labels=None, class_names=names, names=(), held_out=nothing)
 
 
 def asked(model: Model, data: ImageData) -> Any:

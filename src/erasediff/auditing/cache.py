@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ class Cache:
                 # From memory: of a damaged file numpy would leave the handle open.
                 with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
                     self._pictures[key] = dict(archive)
-            except (OSError, ValueError, EOFError, BadZipFile):
+            except (OSError, ValueError, EOFError, BadZipFile, zlib.error):
                 return None
         return self._pictures.get(key)
 

@@ -230,7 +230,11 @@ def _kept(subject: Subject) -> list[Finding]:
     if question.classes and question.data.labels is not None:
         kept = torch.cat([question.forget, question.retain])
         features = torch.cat([question.real_forget, question.real_retain])
-        classes = neighbours(features, question.data.labels[kept], question.classes)
+        labels = question.data.labels[kept]
+        # A class may have held-out images only, as where each image has a caption of its own.
+        shown = [c for c in question.classes if bool((labels == c).any())]
+        told = bool(shown) and not bool(torch.isin(labels, torch.tensor(shown)).all())
+        classes = neighbours(features, labels, shown) if told else ()
         near = tuple(c for c in classes if c in subject.retained)
         if near:
             measured = neighbour_measurement(probabilities, asked, near, subject=subject.name, class_names=names)

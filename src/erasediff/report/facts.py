@@ -10,6 +10,8 @@ from erasediff.auditing.result import ERASED, AuditResult
 from erasediff.report.numbers import count, duration, percent
 from erasediff.report.vocabulary import measure, target_parts
 
+SPOKEN = "prompts"
+"""What an audit of a concept without images says in the place of its data (:mod:`erasediff.api.spoken`)."""
 Facts = list[tuple[str, str]]
 
 _NAMES = {
@@ -19,7 +21,8 @@ _NAMES = {
     "per_class": "samples a class",
     "sha256": "SHA-256",
 }
-_ELSEWHERE = {"command", "models", "versions", "machine", "classifier", "model_hashes", "comparisons", "request"}
+_WHERE_SAID = ("command", "models", "versions", "machine", "classifier", "model_hashes", "comparisons")
+_ELSEWHERE = {*_WHERE_SAID, "model_weights", "request"}  # said elsewhere, or too long to be
 
 
 def making(run: Mapping[str, Any]) -> Facts:
@@ -103,7 +106,7 @@ def command(result: AuditResult) -> str:
     for target in target_parts(result.target):
         words += ["--target", target]
     flags = {
-        "data": _mapping(setting.get("data")).get("spec"),
+        "data": _real(_mapping(setting.get("data")).get("spec")),
         "goal": result.verdict.goal,
         "suite": _mapping(setting.get("suite")).get("name"),
         "features": setting.get("features"),
@@ -117,6 +120,11 @@ def command(result: AuditResult) -> str:
     }
     words += [w for flag, value in flags.items() if value is not None for w in (f"--{flag}", str(value))]
     return shlex.join([*words, *_attacks(setting), "--output_dir", "audit"])
+
+
+def _real(spec: object) -> object:
+    """What ``--data`` takes again; nothing for an audit in words alone, whose prompts follow from the target."""
+    return None if spec == SPOKEN else spec
 
 
 def _attacks(setting: Mapping[str, Any]) -> list[str]:

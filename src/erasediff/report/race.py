@@ -153,13 +153,14 @@ def _racer(run: Any, where: str) -> Racer:
     if missing or not isinstance(run["reached"], bool) or not isinstance(run["points"], list):
         raise BadInput(f"{where} needs label, seed, reached (true or false), limit_seconds and points (a list)")
     points = [_point(p, f"{where}.points[{i}]") for i, p in enumerate(run["points"])]
+    limit = _positive(run["limit_seconds"], f"{where}.limit_seconds")
     return Racer(
         label=str(run["label"]),
         seed=int(_number(run["seed"], f"{where}.seed")),
         reached=run["reached"],
-        seconds=_number(run.get("seconds"), f"{where}.seconds") if run["reached"] else None,
+        seconds=_positive(run.get("seconds"), f"{where}.seconds") if run["reached"] else None,
         steps=int(_number(run["steps"], f"{where}.steps")) if run.get("steps") is not None else None,
-        limit_seconds=_number(run["limit_seconds"], f"{where}.limit_seconds"),
+        limit_seconds=limit,
         points=sorted(points, key=lambda p: p["seconds"]),
         ended=run.get("ended") is True and not run["reached"],
     )
@@ -171,6 +172,13 @@ def _point(point: Any, where: str) -> dict[str, float]:
     known = {k: point[k] for k in ("step", *CURVES) if point.get(k) is not None}
     found = {k: _number(v, f"{where}.{k}") for k, v in known.items()}
     return {"seconds": _number(point.get("seconds"), f"{where}.seconds"), **found}
+
+
+def _positive(value: Any, where: str) -> float:
+    """All times are put over one of these."""
+    if not _number(value, where) > 0:
+        raise BadInput(f"{where} must be above 0, got {value!r}")
+    return float(value)
 
 
 def _number(value: Any, where: str) -> float:

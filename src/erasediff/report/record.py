@@ -20,6 +20,8 @@ from erasediff.report.numbers import interval, number
 from erasediff.report.vocabulary import AGAINST, attack_title, measure, ordered_subjects, target_parts
 
 SCHEMA = 1
+ONE = "weights"
+"""Stands for the weight files of a model of which one hash alone is known."""
 NAMED = ("class",)
 """Kinds of target that a record may name; of others it holds a hash, since they may name a person."""
 
@@ -82,7 +84,7 @@ def deletion_record(
         "date": date,
         "request": request or "",
         "target": _target(result, run),
-        "method": _chosen(run.get("method"), "name", "fields", "paper"),
+        "method": _method(run),
         "models": _models(result, run),
         "data_sha256": str(_of(setting, "data").get("sha256") or _of(run, "data").get("sha256") or ""),
         "seeds": {"erasing": run.get("seed"), "audit": setting.get("seed")},
@@ -126,6 +128,22 @@ def _check_date(date: str) -> None:
         raise BadInput(f"date {date!r} is not ISO 8601; give one like 2026-01-31") from None
 
 
+def _method(run: Mapping[str, Any]) -> dict[str, Any]:
+    """How it was erased, without the fields that name a file or folder of whoever erased it."""
+    made = _chosen(run.get("method"), "name", "fields", "paper")
+    if "fields" in made:
+        made["fields"] = {k: v for k, v in _of(made, "fields").items() if not (_names_path(k) or _is_path(v))}
+    return made
+
+
+def _names_path(field: object) -> bool:
+    return str(field).endswith(("_file", "_dir", "_path"))
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and (value.startswith(("/", "~", "./", "../")) or value[1:3] == ":\\")
+
+
 def _target(result: AuditResult, run: Mapping[str, Any]) -> dict[str, Any]:
     """Each part by kind and hash; ``samples``: how many were to be forgotten, all parts together."""
     described = []
@@ -138,17 +156,24 @@ def _target(result: AuditResult, run: Mapping[str, Any]) -> dict[str, Any]:
 
 def _models(result: AuditResult, run: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """SHA-256 of the weights, file by file where the run knows the files. Raises BadInput for another model's run."""
-    audited = {str(k): str(v) for k, v in _of(result.setting, "model_hashes").items()}
     before, after = _of(_of(run, "base_model"), "sha256"), _of(run, "weights")
-    if after and ERASED in audited and audited[ERASED] not in after.values():
+    audited = {subject: _audited(result, subject) for subject in ("base", ERASED, "retrained")}
+    if after and audited[ERASED] and not _same(audited[ERASED], after):
         raise BadInput("the run's weights are not those that were audited: a record of both would be false")
-    made = {"before": before or _single(audited.get("base")), "after": after or _single(audited.get(ERASED))}
-    made["retrained"] = _single(audited.get("retrained"))
+    made = {"before": before or audited["base"], "after": after or audited[ERASED], "retrained": audited["retrained"]}
     return {name: {str(k): str(v) for k, v in hashes.items()} for name, hashes in made.items() if hashes}
 
 
-def _single(digest: str | None) -> dict[str, str]:
-    return {"weights": digest} if digest else {}
+def _audited(result: AuditResult, subject: str) -> Mapping[str, Any]:
+    """The hash of each weight file of an audited model; of an audit from before these were recorded only one."""
+    found = _of(_of(result.setting, "model_weights"), subject)
+    single = _of(result.setting, "model_hashes").get(subject)
+    return found or ({ONE: str(single)} if single else {})
+
+
+def _same(audited: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
+    """Whether the run has all weights that were audited and no other; an old audit knows one of its files."""
+    return audited[ONE] in run.values() if set(audited) == {ONE} else dict(audited) == dict(run)
 
 
 def _is_evidence(found: Measurement) -> bool:
@@ -191,7 +216,7 @@ def render_record(record: Mapping[str, Any]) -> str:
     page = environment().get_template("record.html.jinja")
     return str(
         page.render(
-            record={**BLANK, **record},
+            record={**BLANK, **record, "signature": {**BLANK["signature"], **_of(record, "signature")}},
             plain=plain,
             cost=spent(_of(record, "cost")),
             method=_of(record, "method"),
