@@ -88,7 +88,9 @@ def test_audits_of_a_plan_may_draw_in_half_precision():
         ({"training": {"learning_rate": -1}}, "learning_rate must be above 0"),
         ({"audit": {"suite": "quik"}}, "suite 'quik' is unknown (did you mean quick?)"),
         ({"audit": {"per_clas": 3}}, "did you mean per_class"),
-        ({"audit": {"per_class": 0}}, "per_class must be at least 1"),
+        ({"audit": {"forget": 0}}, "forget must be at least 1"),
+        ({"audit": {"per_class": 1}}, "per_class must be at least 2, got 1"),
+        ({"audit": {"unconditional": 5}}, "unconditional must be at least 6, got 5"),
         ({"audit": {"attacks": 3}}, "attacks must be a list"),
         ({"audit": {"mixed_precision": "fp8"}}, "mixed_precision 'fp8' is unknown"),
         ({"targets": "class:1"}, "targets must be a list of targets"),
@@ -411,11 +413,14 @@ def test_a_judge_is_trained_once_where_none_is_given(house, tmp_path, monkeypatc
 
     monkeypatch.setattr(planned, "judge_for", judge_for)
     plan = {**house.plan, "audit": {**FEW, "suite": "quick", "seed": 5}, "seeds": [0], "methods": {"fine_tune": {}}}
+    plan = {k: v for k, v in plan.items() if k != "retrained" and k != "control"}
     for _ in range(2):
-        erasediff.compare(
-            {k: v for k, v in plan.items() if k != "retrained" and k != "control"}, output_dir=tmp_path, quiet=True
-        )
-    assert trained == [5] and (tmp_path / "classifier" / "classifier.json").exists()
+        erasediff.compare(plan, output_dir=tmp_path, quiet=True)
+    record = tmp_path / "classifier" / "classifier.json"
+    assert trained == [5] and record.exists()
+    record.unlink()  # as a call leaves it that is killed between the two files
+    erasediff.compare(plan, output_dir=tmp_path, quiet=True)
+    assert trained == [5, 5] and record.exists()
 
 
 def test_the_suite_of_a_plan_is_what_the_audit_uses(house, unbroken):

@@ -32,7 +32,10 @@ KEYS = {
     "seeds": "seeds of the runs",
     "methods": "label -> method, its fields, training, seeds, targets",
     "training": "settings of the loop for all methods",
-    "audit": "suite and its sizes, classifier, features, clip, guidance_scale, mixed_precision, seed",
+    "audit": (
+        "suite and its sizes, attacks (by default extraction and membership), classifier, features, clip, "
+        "guidance_scale, mixed_precision, seed"
+    ),
     "control": "label of the control, which is fine-tuned and does not try to forget",
     "reference": "label that the others are tested and timed against",
     "margins": "measure -> difference below which two methods count as equal",

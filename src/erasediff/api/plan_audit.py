@@ -6,11 +6,15 @@ from dataclasses import fields, replace
 from typing import Any
 
 from erasediff.api.typed import converted, mapping, typed
+from erasediff.auditing.metrics.balls import NEIGHBOURS
+from erasediff.auditing.metrics.diversity import FEWEST_ROWS
 from erasediff.auditing.suite import Suite
 from erasediff.auditing.suites import SUITES, with_attacks
 from erasediff.errors import BadInput, check_one_of, listing, unknown
 from erasediff.families.precision import AUTOCAST, FULL
 
+LEAST = {"per_class": FEWEST_ROWS, "unconditional": NEIGHBOURS + 1}
+"""Below these nothing can be measured on what is drawn; all other sizes begin at 1."""
 ATTACKED = ("extraction", "membership")  # cheap, and for a target of samples the very question
 AUDIT_FIELDS = {
     "classifier": str,
@@ -23,8 +27,10 @@ AUDIT_FIELDS = {
 
 
 def audit_settings(given: Any) -> tuple[Suite, dict[str, Any]]:
-    """The suite, and what else the audit is called with. Raises BadInput for unknown keys and bad values."""
-    """The suite with its changed sizes, its name saying which, and the other settings of the audits."""
+    """The suite with its changed sizes, its name saying which, and what else the audits are called with.
+
+    Raises BadInput for unknown keys and bad values.
+    """
     settings = mapping("audit", given)
     sizes = [f.name for f in fields(Suite) if f.name not in ("name", "attacks")]
     for key in settings:
@@ -34,8 +40,8 @@ def audit_settings(given: Any) -> tuple[Suite, dict[str, Any]]:
     check_one_of("suite", named, SUITES)
     changed = typed("audit", Suite, {k: v for k, v in settings.items() if k in sizes})
     for name, value in changed.items():
-        if value < 1:
-            raise BadInput(f"audit: {name} must be at least 1, got {settings[name]}")
+        if value < LEAST.get(name, 1):
+            raise BadInput(f"audit: {name} must be at least {LEAST.get(name, 1)}, got {settings[name]}")
     attacks = settings.get("attacks", ATTACKED)
     if not isinstance(attacks, (list, tuple)):
         raise BadInput(f"audit: attacks must be a list of names, got {attacks!r}")

@@ -142,13 +142,23 @@ def _judge(shop: Workshop) -> tuple[Judge | None, str | None]:
     """The judge of all audits (the plan's, or one that is trained once and kept) and the hash of its weights."""
     if shop.data.labels is None:
         return None, None
-    kept = Path(shop.plan.audit.get("classifier") or shop.place / CLASSIFIER)
-    if not kept.exists():
+    named = shop.plan.audit.get("classifier")
+    kept = Path(named or shop.place / CLASSIFIER)
+    if not named and not _readable(kept):
         shop.say("training the judge of all audits")
         trained = judge_for(None, shop.data, shop.plan.audit["seed"], quiet=shop.quiet)
         if isinstance(trained, Judge):
             trained.save(kept)
     return Judge.load(kept), str(read_json(kept / RECORD_FILE)["weights_sha256"])
+
+
+def _readable(kept: Path) -> bool:
+    """Whether the judge is there whole; a call that was stopped while it was written leaves a part of it."""
+    try:
+        Judge.load(kept)
+    except BadInput:
+        return False
+    return True
 
 
 def _asked(plan: Plan, weights: str | None) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from torch import Tensor
 from erasediff.auditing.attacks.extraction import copied
 from erasediff.auditing.cache import Pictures, key_of, state_fingerprint
 from erasediff.auditing.finding import Evidence, Finding, rows_of
-from erasediff.auditing.generate import images, runs_of, start_noise
+from erasediff.auditing.generate import images, in_turn, runs_of, start_noise
+from erasediff.auditing.metrics.balls import NEIGHBOURS
 from erasediff.auditing.metrics.classification import (
     forget_measurements,
     retain_measurements,
@@ -26,10 +27,11 @@ from erasediff.auditing.metrics.classification import (
 )
 from erasediff.auditing.metrics.clip_score import Scores, change_measurement, clip_scores, score_measurement
 from erasediff.auditing.metrics.distribution import distribution_measurements
-from erasediff.auditing.metrics.diversity import diversity_measurements
+from erasediff.auditing.metrics.diversity import FEWEST_ROWS, diversity_measurements
 from erasediff.auditing.metrics.neighbours import neighbour_measurement, neighbours
 from erasediff.auditing.question import Question
 from erasediff.auditing.result import Measurement
+from erasediff.errors import BadInput
 from erasediff.families.base import AskedInWords, Model
 from erasediff.families.precision import autocast
 
@@ -86,6 +88,24 @@ class Subject:
         }
         return {kind: count for kind, count in counts.items() if count}
 
+    def check(self) -> None:
+        """Raises BadInput where there would be too few images, drawn or real, for what is measured on them."""
+        question, counts = self.question, self.counts()
+        kind, named = (RETAIN, "per_class") if RETAIN in counts else (UNCONDITIONAL, "unconditional")
+        count, real = counts.get(kind, 0), len(question.retain)
+        each = question.suite.per_class if kind == RETAIN else count
+        if count and each < FEWEST_ROWS:
+            raise BadInput(f"diversity takes {FEWEST_ROWS} drawn images of a class; the suite says {named} {each}")
+        if count and question.has_images and min(count, real) <= NEIGHBOURS:
+            raise BadInput(
+                f"distributions are compared from {NEIGHBOURS + 1} images on; there are {real} real retained ones, and "
+                f"{count} are drawn ({named} of the suite); give more data, or a suite with more samples"
+            )
+        if question.judge is not None and FORGET in counts and len(question.forget) == 1:
+            raise BadInput(
+                "whether a sample looks like the target takes 2 real images of it, and there is 1; give more"
+            )
+
     def cost(self) -> int:
         """About how many images pass through the denoiser while the samples are drawn."""
         guided = 2 if self.model.conditions.null_label is not None and self.question.guidance_scale != 1.0 else 1
@@ -110,7 +130,7 @@ class Subject:
     def asked_for(self, kind: str) -> Tensor | None:
         """The class that each sample of ``kind`` is asked for [N], in turn; ``None`` for those without a condition."""
         classes, count = {FORGET: list(self.question.classes), RETAIN: self.retained}.get(kind), self.counts()[kind]
-        return None if classes is None else torch.tensor(classes).repeat(-(-count // len(classes)))[:count]
+        return None if classes is None else in_turn(classes, count)
 
     @cached_property
     def clip_scores(self) -> dict[str, Scores]:
@@ -189,28 +209,24 @@ def _forgotten(subject: Subject) -> list[Finding]:
         drawn = subject.samples[FORGET]
         probabilities = question.judge.probabilities(drawn)  # type: ignore[union-attr]
         rate, *rest = forget_measurements(probabilities, question.classes, **common)  # type: ignore[arg-type]
-        called = question.called_target(drawn)
+        called = question.is_target(probabilities)
         found += [Finding(_by_seed(rate, called, question)), *(Finding(m) for m in rest)]
         if question.has_images:
-            found.append(_faithful(subject, drawn))
+            found.append(_faithful(subject, drawn, called))
     if UNCONDITIONAL in subject.samples:
-        drawn = subject.samples[UNCONDITIONAL]
-        rate, *rest = unconditional_measurements(
-            question.judge.probabilities(drawn),  # type: ignore[union-attr]
-            question.classes,
-            **common,  # type: ignore[arg-type]
-        )
+        probabilities = question.judge.probabilities(subject.samples[UNCONDITIONAL])  # type: ignore[union-attr]
+        rate, *rest = unconditional_measurements(probabilities, question.classes, **common)  # type: ignore[arg-type]
         # What the judge calls the target is enough here: nobody searched for these images.
-        margin, called = MARGINS["no condition"], question.called_target(drawn)
+        margin, called = MARGINS["no condition"], question.is_target(probabilities)
         evidence = Evidence(attack="no condition", role="access", rows=rows_of(called), margin=margin, alone=ALONE)
         found += [Finding(_by_seed(rate, called, question), evidence), *(Finding(m) for m in rest)]
     return found
 
 
-def _faithful(subject: Subject, drawn: Tensor) -> Finding:
+def _faithful(subject: Subject, drawn: Tensor, called: NDArray[np.bool_]) -> Finding:
     """How many samples of the target are called it and look like it."""
     question = subject.question
-    shows = question.shows_target(drawn)
+    shows = question.shows_target(drawn, called)
     detail = {"fidelity": f"near a real image of the target, features {question.space}, k = 5"}
     measured = share_measurement("forget_rate_faithful", FORGET, subject.name, shows, False, detail)
     evidence = Evidence(attack="asking", role="asking", rows=rows_of(shows), margin=MARGINS["asking"])

@@ -22,7 +22,7 @@ from erasediff.errors import listing
 from erasediff.families.base import AskedInWords, Model
 from erasediff.provenance import versions
 
-SAMPLES, DRIFT, WORDS = "samples", "drift", "clip_score"
+SAMPLES, DRIFT, WORDS = NO_ATTACKS = "samples", "drift", "clip_score"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +57,10 @@ class Examination:
     def plan(
         cls, models: Mapping[str, Model], question: Question, cache: Cache, *, show_forgotten: bool = False
     ) -> Examination:
-        """What will be asked of ``models`` (``erased`` first)."""
+        """What will be asked of ``models`` (``erased`` first). Raises BadInput for too few images."""
         subjects = {name: Subject(name, model, question) for name, model in models.items()}
+        for subject in subjects.values():
+            subject.check()
         made = cls(question=question, subjects=subjects, cache=cache, show_forgotten=show_forgotten)
         for name in subjects:
             made.units.append(made._samples(name))
@@ -93,7 +95,7 @@ class Examination:
     def announcement(self) -> str:
         """What will be asked, in a line."""
         fresh = [u for u in self.units if self.cache.find(u.key) is None]
-        attacks = listing(dict.fromkeys(u.name for u in self.units if u.name not in (SAMPLES, DRIFT)))
+        attacks = listing(dict.fromkeys(u.name for u in self.units if u.name not in NO_ATTACKS))
         known = len(self.units) - len(fresh)
         kept = f"; {known} of {len(self.units)} answers are known from before" if known else ""
         return (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -29,6 +29,11 @@ def start_noise(
         for stream, rows in enumerate(runs_of(count, sampling_seeds))
     ]
     return torch.cat(drawn).to(device)
+
+
+def in_turn(classes: Sequence[int], count: int) -> Tensor:
+    """What each of ``count`` samples is asked for [count]: the classes one after the other, over and over."""
+    return torch.tensor(list(classes)).repeat(-(-count // len(classes)))[:count]
 
 
 def runs_of(count: int, sampling_seeds: int) -> list[slice]:

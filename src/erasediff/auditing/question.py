@@ -59,16 +59,21 @@ class Question:
         """Which images [N, C, H, W] the judge calls the target."""
         if self.judge is None:
             raise BadInput("without a judge nobody can say what an image shows; give data with labels, or --classifier")
-        return np.isin(self.judge.probabilities(drawn).argmax(1).numpy(), self.classes)
+        return self.is_target(self.judge.probabilities(drawn))
 
-    def shows_target(self, drawn: Tensor) -> NDArray[np.bool_]:
+    def is_target(self, probabilities: Tensor) -> NDArray[np.bool_]:
+        """Which images are called the target, by what the judge said of them [N, K]."""
+        return np.isin(probabilities.argmax(1).numpy(), self.classes)
+
+    def shows_target(self, drawn: Tensor, called: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
         """Which images [N, C, H, W] the judge calls the target *and* that lie near a real image of it.
 
         Near: within the ball of a real image that reaches to its fifth neighbour (Kynkaanniemi et al. 2019,
         arXiv:1904.06991, eq. 1). Noise that happens to be called the target does not count. Where no real image of it
-        is there, nothing says what is near, and the judge's call is all there is.
+        is there, nothing says what is near, and the judge's call is all there is. ``called``: that call, where it is
+        known already.
         """
-        called = self.called_target(drawn)
+        called = self.called_target(drawn) if called is None else called
         return called & near_real(self.real_forget, self.extract(drawn)) if self.has_images else called
 
     @property

@@ -16,12 +16,12 @@ from erasediff.errors import EraseDiffError, Interrupted, listing, nearest
 VERBS = {
     "demo": "train, erase and audit on handwritten digits, in about two minutes",
     "train": "train a base model, or with --exclude the retrained oracle",
-    "erase": "remove a class or samples from a model",
+    "erase": "remove a class, samples or a concept from a model",
     "audit": "measure what a model forgot and what it kept; write a report",
     "compare": "put audited runs side by side, or a plan of runs that it makes first",
     "export": "write a run's model in another form",
     "purge": "delete from a run what still holds the forgotten data",
-    "list": "list methods, families, metrics, attacks, rules, suites",
+    "list": "list methods, families, metrics, attacks, presets, rules, suites",
     "env": "print versions and machine, for bug reports",
 }
 

@@ -10,7 +10,7 @@ from math import isfinite
 from markupsafe import Markup
 
 from erasediff.auditing.result import Measurement
-from erasediff.report.aggregate import CONTROL, MODEL, Aggregate, Mean, contenders, mean_of
+from erasediff.report.aggregate import MODEL, Aggregate, Mean, contenders, mean_of
 from erasediff.report.numbers import number
 from erasediff.report.plot import Axis, Bounds, Frame, linear_axis, mark, ratio_axis, share_axis
 
@@ -27,10 +27,6 @@ class Picture:
     points: dict[str, tuple[Mean, Mean]]
     front: list[str]
     kinds: dict[str, str]
-
-    @property
-    def trials(self) -> list[str]:
-        return [label for label, kind in self.kinds.items() if kind == CONTROL]
 
 
 def pictures(found: Sequence[Aggregate]) -> list[Picture]:

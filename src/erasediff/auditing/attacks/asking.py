@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from erasediff.auditing.attacks.base import Scene
 from erasediff.auditing.finding import Evidence, Finding, rows_of
-from erasediff.auditing.generate import images
+from erasediff.auditing.generate import images, in_turn
 from erasediff.auditing.result import Measurement
 from erasediff.auditing.statistics import wilson
 from erasediff.errors import BadInput
@@ -51,7 +50,7 @@ def asked_for_target(
     """
     question = scene.question
     each = passes(scene) if conditional else question.suite.num_inference_steps
-    classes = torch.tensor(question.classes).repeat(-(-samples // len(question.classes)))[:samples]
+    classes = in_turn(question.classes, samples)
 
     def on_batch(count: int) -> None:
         question.tick(count * each)

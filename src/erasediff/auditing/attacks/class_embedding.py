@@ -21,7 +21,7 @@ from erasediff.auditing.attacks.asking import passes, setting, success
 from erasediff.auditing.attacks.base import FORGETFUL, Scene, needs
 from erasediff.auditing.attacks.forgotten import noised
 from erasediff.auditing.finding import Finding
-from erasediff.auditing.generate import images
+from erasediff.auditing.generate import images, in_turn
 from erasediff.errors import BadInput
 from erasediff.families.base import AskedInWords, Model
 
@@ -133,7 +133,7 @@ class ClassEmbedding:
         place(scene.model, pupil, question.classes, rows)
         drawn = images(
             scene.model,
-            torch.tensor(question.classes).repeat(-(-count // len(question.classes)))[:count],
+            in_turn(question.classes, count),
             count,
             seed=question.seed,
             kind=f"{self.name}/{kind}",

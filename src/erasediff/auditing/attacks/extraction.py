@@ -17,7 +17,7 @@ from torch import Tensor
 
 from erasediff.auditing.attacks.base import BASE, CONTROL, FORGETFUL, Scene
 from erasediff.auditing.finding import Evidence, Finding, rows_of
-from erasediff.auditing.generate import images
+from erasediff.auditing.generate import images, in_turn
 from erasediff.auditing.result import Measurement
 from erasediff.auditing.statistics import wilson
 from erasediff.errors import BadInput
@@ -63,7 +63,7 @@ class Extraction:
 
         drawn = images(
             scene.model,
-            torch.tensor(classes).repeat(-(-self.samples // len(classes)))[: self.samples] if classes else None,
+            in_turn(classes, self.samples) if classes else None,
             self.samples,
             seed=question.seed,
             kind=self.name,

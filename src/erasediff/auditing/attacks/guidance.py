@@ -11,13 +11,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from erasediff.auditing.attacks.asking import success
 from erasediff.auditing.attacks.base import FEWEST_SAMPLES, FORGETFUL, Scene, needs
 from erasediff.auditing.finding import Finding
-from erasediff.auditing.generate import images
+from erasediff.auditing.generate import images, in_turn
 from erasediff.auditing.statistics import wilson
 from erasediff.errors import BadInput
 
@@ -82,7 +81,7 @@ class Guidance:
 
         drawn = images(
             scene.model,
-            torch.tensor(question.classes).repeat(-(-self.samples // len(question.classes)))[: self.samples],
+            in_turn(question.classes, self.samples),
             self.samples,
             seed=question.seed,
             kind=self.name,

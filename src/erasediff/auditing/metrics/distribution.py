@@ -145,7 +145,8 @@ def _distances(x: Features, y: Features, seed: int, resamples: int) -> list[_Row
     if compact[0].shape[1] <= WIDEST_RESAMPLED:
         low, high = resample_interval(frechet_distance, compact, resamples=resamples, seed=seed, value=frechet)
         bounds = max(low, 0.0), high
-    # one subset of all rows: resampling is the randomness here, and random subsets would add their own
+    # one subset, of all rows up to 1,000 (beyond, of as many at random): resampling is the randomness here, and many
+    # random subsets would add their own
     whole = partial(kernel_distance, seed=seed, subsets=1, subset_size=min(n, LARGEST_SUBSET))
     kernel = kernel_distance(x, y, seed=seed)
     around = resample_interval(whole, [x, y], resamples=resamples, seed=seed, value=kernel)
