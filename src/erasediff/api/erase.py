@@ -33,7 +33,7 @@ from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, listing
 from erasediff.families.base import Model
 from erasediff.methods import METHODS
-from erasediff.methods.base import Method, WeightEdit, decided
+from erasediff.methods.base import Method, WeightEdit, decided, measures_slack
 from erasediff.training.config import ERASE_DEFAULTS, TrainingConfig
 
 
@@ -234,8 +234,14 @@ def with_what_stops_need(method: Method, config: TrainingConfig) -> Method:
         raise BadInput(f"retain_budget cannot be kept: method {name} never looks at the retain set")
     if config.slack_tolerance is None:
         return method
+    if not measures_slack(method):
+        able = listing(sorted(n for n, kind in METHODS.items() if measures_slack(kind)))
+        raise BadInput(
+            f"slack_tolerance cannot be checked: method {name} has no forget target whose floor is known; leave it "
+            f"out, or use one of: {able}"
+        )
     if not hasattr(method, "track_slack"):
-        raise BadInput(f"slack_tolerance cannot be checked: method {name} has no forget target whose floor is known")
+        return method
     tracking: Method = replace(method, track_slack=True)  # type: ignore[type-var]
     return tracking
 

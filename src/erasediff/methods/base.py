@@ -106,6 +106,9 @@ class StepContext(Protocol):
     ) -> Tensor:
         """Images [count, C, H, W] in [-1, 1] drawn from the frozen model; ``labels``: [count]. 1: without guidance."""
 
+    def averaged(self, values: Tensor) -> Tensor:
+        """The mean of ``values`` over the processes that share the run, of whose batches each measured its own rows."""
+
     def weights(self) -> list[Tensor]:
         """The weights that are trained, as they are now, without a graph; in the order of every gradient list."""
 
@@ -226,6 +229,11 @@ def gradient_lists(method: GradientMethod) -> int:
     Two terms and their weighted sum make three; a method that differs says so in ``GRADIENT_LISTS``.
     """
     return int(getattr(method, "GRADIENT_LISTS", 3))
+
+
+def measures_slack(method: Method) -> bool:
+    """Whether each of its steps can log the slack of its forget loss: it says so, or can be told to (track_slack)."""
+    return hasattr(method, "track_slack") or bool(getattr(method, "FLOOR_KNOWN", False))
 
 
 class Stateless:
