@@ -91,6 +91,7 @@ def _session(
         job.retain,
         job.forget,
         batch_size=config.train_batch_size * config.gradient_accumulation_steps,
+        forget_batch_size=(config.forget_batch_size or config.train_batch_size) * config.gradient_accumulation_steps,
         seed=config.seed,
         device=processes.device,
         rank=processes.rank,

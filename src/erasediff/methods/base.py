@@ -137,7 +137,7 @@ class Needs:
 
     ``classes``: another class than the target's; ``own_condition``: conditions that ask for the target and nothing
     else, so that whole classes or a concept are forgotten; ``text_maps``: a model that reads text through known maps;
-    ``moments``: Adam's moments, each in full.
+    ``moments``: Adam's moments, each in full; ``paired``: forget and retain batches of one size.
     """
 
     forget_set: bool = True
@@ -149,6 +149,7 @@ class Needs:
     own_condition: bool = False
     text_maps: bool = False
     moments: bool = False
+    paired: bool = False
 
 
 class GradientMethod(Protocol):
@@ -229,6 +230,15 @@ def gradient_lists(method: GradientMethod) -> int:
     Two terms and their weighted sum make three; a method that differs says so in ``GRADIENT_LISTS``.
     """
     return int(getattr(method, "GRADIENT_LISTS", 3))
+
+
+def step_cost(method: Method, forget_share: float = 1.0) -> float:
+    """Forwards of one batch that a step costs where the forget batch is ``forget_share`` of the retain batch.
+
+    A method that does not say what it spends on the forget batch (``forget_forwards``) counts as if that were whole.
+    """
+    spent = getattr(method, "forget_forwards", lambda: 0.0)()
+    return method.forward_equivalents() - (1 - forget_share) * spent
 
 
 def measures_slack(method: Method) -> bool:

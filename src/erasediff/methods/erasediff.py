@@ -87,6 +87,8 @@ class EraseDiff:
 
     PAPER: ClassVar[str] = "arXiv:2401.05779"
     SUMMARY: ClassVar[str] = "constrained descent with a value function, solved to first order"
+    FORGET_SHARE: ClassVar[float] = 0.25
+    """How many forget samples suffice for each retain sample of a step: measured on classes, images/search.md."""
 
     def __post_init__(self) -> None:
         check_one_of("forget_target", self.forget_target, [AUTO, *FORGET_TARGETS])
@@ -197,7 +199,11 @@ class EraseDiff:
 
     def forward_equivalents(self) -> float:
         """Two students (forward and backward) and the frozen passes of target, floor and distillation."""
+        return self.forget_forwards() + retain_cost(self.retain)
+
+    def forget_forwards(self) -> float:
+        """Those of the forget batch."""
         name = "relabel" if self.forget_target == AUTO else self.forget_target
         target = FORGET_TARGETS[name]
         drawn = (target.drawn_floor and self.measures_slack) + (target.repulsion > 0 and self._pushed(name) > 0)
-        return 3 + target.frozen_passes + drawn + retain_cost(self.retain)
+        return 3 + target.frozen_passes + drawn

@@ -110,7 +110,7 @@ class SISS:
 
     PAPER: ClassVar[str] = "arXiv:2503.01034"
     SUMMARY: ClassVar[str] = "descent on kept minus scaled ascent on deleted data, at one sample of their mixture"
-    needs: ClassVar[Needs] = Needs()
+    needs: ClassVar[Needs] = Needs(paired=True)
 
     def __post_init__(self) -> None:
         check_shares(self, "mixing", "null_share")
