@@ -51,8 +51,9 @@ def steps_of(
     first, second = TrainingConfig.adam_beta1, TrainingConfig.adam_beta2
     if kind.class_betas is not None and any(isinstance(t, Class) for t in wanted):
         first, second = kind.class_betas
-        batch = given.get("train_batch_size", TrainingConfig.train_batch_size)
-        made["forget_batch_size"] = max(1, round(batch * getattr(method, "FORGET_SHARE", 1.0)))
+        if (share := getattr(method, "FORGET_SHARE", 1.0)) != 1.0:
+            batch = given.get("train_batch_size", TrainingConfig.train_batch_size)
+            made["forget_batch_size"] = max(1, round(share * batch))
     return {**made, "learning_rate": rate, "adam_beta1": first, "adam_beta2": second, **given}
 
 
