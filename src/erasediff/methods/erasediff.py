@@ -99,10 +99,10 @@ class EraseDiff:
         check_shares(self, "null_share", "retain_null_share", "timestep_focus")
         if self.neighbours < 1:
             raise BadInput(f"neighbours must be at least 1, got {self.neighbours}")
-        check_finite(self, "repulsion", "eta", "eta_end", "multiplier", "norm_floor")
         for name in ("eta", "max_multiplier"):
             if not getattr(self, name) > 0:
                 raise BadInput(f"{name} must be above 0, got {getattr(self, name)}")
+        check_finite(self, "repulsion", "eta", "eta_end", "multiplier", "norm_floor")
         if (
             self.weighting != "none"
             and self.forget_target not in ("unconditional", "redirect", "anchor")

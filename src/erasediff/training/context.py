@@ -24,6 +24,7 @@ from erasediff.solver.adam import Moments
 from erasediff.solver.gram import Gradients
 from erasediff.training import drawing
 from erasediff.training.lora import Adapters, SwitchedOff
+from erasediff.training.optimizer import moments
 from erasediff.training.processes import Processes
 
 BACKWARD = 2  # in forwards
@@ -288,16 +289,9 @@ class Context:
             torch.manual_seed(derived_seed(self.seed, self.step, f"{batch.role}/dropout/{batch.start}"))
 
     def moments(self) -> Moments | None:
-        if not isinstance(self.optimizer, (torch.optim.Adam, torch.optim.AdamW)):
-            return None
-        group = self.optimizer.param_groups[0]
-        states = [self.optimizer.state.get(p, {}) for p in self.trained]
-        # Adam's own count: a step that the loss scaler skipped is none of its.
-        steps = int(states[0].get("step", 0))
-        first = [s.get("exp_avg", torch.zeros_like(p)) for s, p in zip(states, self.trained, strict=True)]
-        second = [s.get("exp_avg_sq", torch.zeros_like(p)) for s, p in zip(states, self.trained, strict=True)]
-        beta1, beta2 = group["betas"]
-        return Moments(first=first, second=second, steps=steps, beta1=beta1, beta2=beta2, eps=group["eps"])
+        # A step that the loss scaler skips is none of Adam's: only then is its own count asked for, which waits for it.
+        steps = None if self.scaler.is_enabled() else self.step
+        return None if self.optimizer is None else moments(self.optimizer, self.trained, steps)
 
 
 def _added(total: Tensor | None, more: Tensor | None) -> Tensor | None:
