@@ -14,9 +14,10 @@ from typing import Any
 
 from erasediff.api.erase import method_named
 from erasediff.api.inputs import load_model
+from erasediff.api.weights import steps_of
 from erasediff.data.pairs import Pairs
 from erasediff.data.sources import ImageData
-from erasediff.data.targets import Split
+from erasediff.data.targets import Class, Split
 from erasediff.families.base import Model
 from erasediff.methods.base import decided
 from erasediff.training.config import ERASE_DEFAULTS
@@ -66,9 +67,15 @@ class Contestant:
         settings = dict(self.settings)
         training = settings.pop("training", {})
         method = decided(method_named(settings.pop("method", self.label), settings), model.conditions)
-        config = replace(ERASE_DEFAULTS, seed=self.seed, checkpointing_steps=0, **training)
+        given = {"seed": self.seed, "checkpointing_steps": 0, **training}
+        config = replace(ERASE_DEFAULTS, **steps_of(model.family, given, map(Class, self.split.classes), method))
         pairs = Pairs(
-            self.data, self.split.retain, self.split.forget, batch_size=config.train_batch_size, seed=self.seed
+            self.data,
+            self.split.retain,
+            self.split.forget,
+            batch_size=config.train_batch_size,
+            forget_batch_size=config.forget_batch_size,
+            seed=self.seed,
         )
         began = time.process_time()
         try:

@@ -16,6 +16,7 @@ from erasediff.api.erase import method_named
 from erasediff.api.plan import Job
 from erasediff.api.run import with_fields
 from erasediff.api.train import train
+from erasediff.api.weights import steps_of
 from erasediff.data import targets
 from erasediff.errors import BadInput, check_one_of
 from erasediff.files import read_json, write_json
@@ -92,10 +93,11 @@ def _job(setting: Setting, label: str, entry: dict[str, Any], seed: int) -> Job:
     if hasattr(method, "fisher_file"):  # a piece may end while it is being prepared: the Fisher matrix is kept
         fisher = setting.place / "fisher" / f"{label}-{seed}.safetensors"
         method = replace(method, fisher_file=str(fisher))  # type: ignore[type-var]
-    config = with_fields(ERASE_DEFAULTS, ERASE_DEFAULTS, {**setting.erasing(seed), **training})
+    target = (targets.parse(setting.target),)
+    fields = steps_of("unet2d", {**setting.erasing(seed), **training}, target, method)
+    config = with_fields(ERASE_DEFAULTS, ERASE_DEFAULTS, fields)
     if sizes.erase_steps is not None:
         config = replace(config, max_train_steps=min(config.max_train_steps, sizes.erase_steps))
-    target = (targets.parse(setting.target),)
     return Job(
         label=label, target=target, seed=seed, method=method, training=asdict(config), model=setting.base / "model"
     )

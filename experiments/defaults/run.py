@@ -61,6 +61,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "distill, focus, value_barrier together": {"retain": "distill", "timestep_focus": 0.5, "rule": "value_barrier"},
     "focus, hellinger, munba together": {"timestep_focus": 0.5, "weighting": "hellinger", "rule": "munba"},
     "Adam's own decays": {"adam_beta1": 0.9, "adam_beta2": 0.999},
+    "a whole forget batch": {"forget_batch_size": 64},
     "learning_rate 1e-3": {"learning_rate": 1e-3},
     "learning_rate 2e-4, 300 steps": {"learning_rate": 2e-4, "max_train_steps": 300},
     "60 steps": {"max_train_steps": 60},

@@ -50,6 +50,7 @@ class Settings:
         outer_steps: outer passes in an epoch; each begins with an inner loop of its own.
         inner_steps: passes over the forget loader in an inner loop; 0 for none.
         batch_size: samples of each of the forget and the retain batch.
+        forget_batch_size: of the forget batch of an outer step, where it is another.
         learning_rate: of the one Adam that serves both loops.
         adam_beta1: decay of its first moment.
         adam_beta2: decay of its second moment.
@@ -69,6 +70,7 @@ class Settings:
     outer_steps: int = 2
     inner_steps: int = 2
     batch_size: int = 128
+    forget_batch_size: int | None = None
     learning_rate: float = 1e-4
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
@@ -88,6 +90,8 @@ class Settings:
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise BadInput(f"{name} must be at least {bound}, got {getattr(self, name)}")
+        if self.forget_batch_size is not None and self.forget_batch_size < 1:
+            raise BadInput(f"forget_batch_size must be at least 1, got {self.forget_batch_size}")
         for name in ("learning_rate", "max_grad_norm", "eta"):
             if not getattr(self, name) > 0:
                 raise BadInput(f"{name} must be above 0, got {getattr(self, name)}")
@@ -185,7 +189,7 @@ class ReleasedCode:
         return torch.stack(losses).mean() if losses else torch.zeros((), device=self.device)
 
     def _outer(self, value: Tensor, steps: int) -> Iterator[Step]:
-        forgotten = self._endless(self.split.forget)
+        forgotten = self._endless(self.split.forget, self.settings.forget_batch_size)
         for kept in islice(self._endless(self.split.retain), steps):
             rows = next(forgotten)
             retain, forget = self.retain_loss(kept), self.forget_loss(rows)
@@ -254,14 +258,14 @@ class ReleasedCode:
         t = torch.randint(steps, (len(rows),), generator=self.source, device=self.device)
         return self.model.noising.noised(x_0, noise, t), self.data.labels[rows].to(self.device)
 
-    def _batches(self, indices: Tensor) -> Iterator[Tensor]:
+    def _batches(self, indices: Tensor, size: int | None = None) -> Iterator[Tensor]:
         """One pass over a set in a fresh order; the last batch may be short."""
         order = torch.randperm(len(indices), generator=self.source, device=self.device).cpu()
-        yield from indices[order].split(self.settings.batch_size)
+        yield from indices[order].split(size or self.settings.batch_size)
 
-    def _endless(self, indices: Tensor) -> Iterator[Tensor]:
+    def _endless(self, indices: Tensor, size: int | None = None) -> Iterator[Tensor]:
         while True:
-            yield from self._batches(indices)
+            yield from self._batches(indices, size)
 
     def _weights(self) -> list[Tensor]:
         return [p.detach().clone() for p in self.parameters]

@@ -65,9 +65,9 @@ def check_shares(owner: object, *names: str) -> None:
 
 
 def check_finite(owner: object, *names: str) -> None:
-    """Raise BadInput unless the attributes ``names`` of ``owner`` are finite and not negative."""
+    """Raise BadInput unless the attributes ``names`` of ``owner`` are finite and not negative, or ``None``."""
     for name in names:
-        if not 0 <= (given := getattr(owner, name)) < float("inf"):
+        if (given := getattr(owner, name)) is not None and not 0 <= given < float("inf"):
             raise BadInput(f"{name} must be finite and not negative, got {given}")
 
 

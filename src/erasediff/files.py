@@ -42,13 +42,23 @@ def write_json(path: Path, record: Any) -> None:
     write_atomic(path, json.dumps(record, indent=2, allow_nan=False, default=str) + "\n")
 
 
+def read_text(path: Path) -> str:
+    """The file's text. Raises BadInput when it is missing, may not be read or is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BadInput(f"{path} does not exist") from None
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+
+
 def read_json(path: Path) -> Any:
     """The parsed file. Raises BadInput when it is missing or is not JSON."""
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise BadInput(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
         raise BadInput(f"{path} is not valid JSON: {error}") from None
 
 

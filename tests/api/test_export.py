@@ -1,5 +1,6 @@
 """What runs and exports write loads in a process without erasediff, and the states that diffusers saves wrongly."""
 
+import shutil
 import subprocess
 import sys
 
@@ -135,6 +136,21 @@ def test_exports_that_cannot_be_had(place, tmp_path, capsys, name, to, said):
     assert said in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_export_is_not_overwritten(place, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "precious.txt").write_text("x")
+    run = shutil.copytree(place / "unet2d/run", tmp_path / "run")
+    for source, out, said in (
+        (place / "unet2d/run", tmp_path / "mine", "holds precious.txt, which is no export"),
+        (run, run, "holds the model that is exported"),
+    ):
+        assert main(["export", str(source), "--to", "full", "--output_dir", str(out), "--overwrite"]) == 2
+        assert said in capsys.readouterr().err
+    assert (tmp_path / "mine" / "precious.txt").exists() and (run / "run.json").exists()
+    for _ in range(2):
+        assert main(["export", str(run), "--to", "full", "--output_dir", str(tmp_path / "x"), "--overwrite"]) == 0
 
 
 def test_names_of_the_files_that_exports_write(place):

@@ -40,7 +40,7 @@ def passed(monkeypatch):
 def weights_after(squares, method, *, cached, **changes):
     model = TINY["dit"]()
     divided = split([parse("class:1")], squares)
-    model.conditions = replace(model.conditions, excluded=divided.classes)
+    model.conditions = replace(model.conditions, excluded=divided.classes, anchor=2)
     used = torch.cat([divided.retain, divided.forget])
     known = latents_of(model, squares, used, None, Processes.start(), quiet=True) if cached else None
     pairs = Pairs(squares, divided.retain, divided.forget, batch_size=4, seed=0, encoded=known)
@@ -52,7 +52,11 @@ def weights_after(squares, method, *, cached, **changes):
     return torch.cat([p.detach().flatten() for p in model.denoiser.parameters()])
 
 
-@pytest.mark.parametrize("method", [METHODS["erasediff"](), METHODS["retrack"](), METHODS["siss"]()])
+DRAWN = METHODS["concept_ablation"](anchor_samples=6, num_inference_steps=2)
+REPLAYED = METHODS["selective_amnesia"](fisher_samples=4, fisher_timesteps=1, replay_samples=6, replay_steps=2)
+
+
+@pytest.mark.parametrize("method", [METHODS["erasediff"](), METHODS["retrack"](), METHODS["siss"](), DRAWN, REPLAYED])
 def test_a_run_on_kept_latents_is_the_run_on_images(squares, method):
     # The encoder works on other batches, so the last bits may differ; Adam makes steps of those of gradients near zero.
     kept, asked = (weights_after(squares, method, cached=c) for c in (True, False))

@@ -46,6 +46,15 @@ def test_settings_one_by_one_and_unknown_ones(squares):
         erasediff.erase(tiny.unet2d().pipeline(), "class:1", squares, max_train_step=2)
 
 
+def test_a_model_in_memory_has_no_run_though_one_lies_in_the_current_directory(squares, tmp_path, monkeypatch):
+    erasediff.erase(tiny.unet2d().pipeline(), "class:1", squares, output_dir=tmp_path, training=QUICK, quiet=True)
+    monkeypatch.chdir(tmp_path)
+    run = erasediff.erase(tiny.unet2d().pipeline(), "class:2", squares, training=QUICK, quiet=True)
+    assert run.record["gone"] == []
+    with pytest.raises(erasediff.BadInput, match="no data given"):
+        erasediff.erase(tiny.unet2d().pipeline(), "class:2")
+
+
 def test_several_targets_at_once(squares):
     run = erasediff.erase(
         tiny.unet2d().pipeline(), ["class:1", erasediff.Class(2)], squares, training=QUICK, quiet=True
@@ -84,6 +93,9 @@ def test_what_is_no_model_or_data(squares):
 
 def test_training_excludes_what_it_should(squares):
     run = erasediff.train(squares, exclude=["class:1"], training=QUICK, quiet=True)
+    for alone in ("class:1", erasediff.Class(1)):
+        same = erasediff.train(squares, exclude=alone, training=QUICK, quiet=True)
+        assert same.record["data"] == run.record["data"] and same.record["target"] == ["class:1"]
     everything = erasediff.train(squares, training=QUICK, quiet=True)
     assert run.record["data"]["n"] < everything.record["data"]["n"] == int((~squares.held_out).sum())
     assert all(math.isfinite(r["retain_loss"]) for r in run.history)

@@ -148,6 +148,10 @@ def test_the_short_form_of_method(monkeypatch, tmp_path):
         ("- 1", "must hold a mapping"),
         ("a: [", "is not YAML"),
         ("max_train_steps: many", "'many' is not a whole number"),
+        ("method: 3", "method must be a name, or a mapping with a name, got 3"),
+        ("method: [a]", "method must be a name"),
+        ("method:", "method must be a name"),
+        ("learning_rate: [1e-4, 5e-4]", "learning_rate takes one value, got 2: 1e-4, 5e-4"),
         ("method: {name: erasediff, etta: 1}", "unknown key 'method.etta' .did you mean method.eta"),
     ],
 )
@@ -155,6 +159,13 @@ def test_bad_files_are_named(tmp_path, content, said):
     (tmp_path / "c.yaml").write_text(content)
     with pytest.raises(BadInput, match=said):
         erase.main(["m", "--target", "class:1", "--output_dir", "o", "--config", str(tmp_path / "c.yaml")])
+
+
+def test_a_file_that_is_missing_or_no_text_is_named(tmp_path):
+    (tmp_path / "latin.yaml").write_bytes("target: class:k\u00e9".encode("latin-1"))
+    for name, said in (("none.yaml", "does not exist"), ("latin.yaml", "is not UTF-8 text")):
+        with pytest.raises(BadInput, match=rf"--config: .*{name} {said}"):
+            erase.main(["m", "--target", "class:1", "--output_dir", "o", "--config", str(tmp_path / name)])
 
 
 def test_the_resume_command_repeats_the_run():

@@ -71,7 +71,10 @@ def test_audit_compare_export_and_purge(house, tmp_path, capsys, small_audit):
     shutil.copytree(house / "erased", tmp_path / "erased")
     assert main(["export", str(tmp_path / "erased"), "--to", "full", "--output_dir", str(tmp_path / "full")]) == 0
     assert (tmp_path / "full" / "model_index.json").exists()
+    (tmp_path / "erased" / "audit" / "cache").mkdir(parents=True)
     assert main(["purge", str(tmp_path / "erased")]) == 0
+    assert not (tmp_path / "erased" / "audit" / "cache").exists()
+    assert json.loads((tmp_path / "erased" / "run.json").read_text())["purged"] == ["checkpoints", "audit/cache"]
     assert not (tmp_path / "erased" / "checkpoints").exists()
     assert (tmp_path / "erased" / "model").exists()
 
@@ -156,7 +159,12 @@ def test_an_occupied_output_directory_is_refused_and_overwritten_on_request(hous
     assert main(argv) == 0
     assert main(argv) == 2
     assert "--overwrite" in capsys.readouterr().err
+    (tmp_path / "o" / "audit").mkdir()
+    for name in ("audit/audit.json", "earlier_cost.json"):
+        (tmp_path / "o" / name).write_text("{}")
     assert main([*argv, "--overwrite"]) == 0
+    left = {p.name for p in (tmp_path / "o").iterdir()}
+    assert left.isdisjoint({"audit", "earlier_cost.json"}), "they were of the run before"
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious.txt").write_text("x")
     argv[argv.index("--output_dir") + 1] = str(tmp_path / "full")
@@ -166,6 +174,15 @@ def test_an_occupied_output_directory_is_refused_and_overwritten_on_request(hous
     argv[argv.index("--output_dir") + 1] = str(tmp_path / "file")
     assert main(argv) == 2
     assert "is a file" in capsys.readouterr().err
+
+
+def test_a_run_does_not_take_the_place_of_the_model_it_begins_with(house, tmp_path, capsys):
+    base = shutil.copytree(house / "base", tmp_path / "base")
+    argv = ["erase", str(base), "--target", "class:1", *SMALL, "--max_train_steps", "2", "--overwrite"]
+    for place in (base, base / "model"):
+        assert main([*argv, "--output_dir", str(place)]) == 2
+        assert "holds the model that the run begins with" in capsys.readouterr().err
+    assert (base / "model" / "model_index.json").exists()
 
 
 def test_a_directory_that_cannot_be_written_is_exit_2(house, capsys):

@@ -101,8 +101,8 @@ def test_sources_without_captions(tmp_path, spec):
     ("rows", "said"),
     [
         ([{"file_name": "0.png", "text": "a"}, {"file_name": "9.png", "text": "b"}], r"names 9.png, .*1 of 2 images"),
-        ([{"text": "a"}], "line 1 names no image"),
-        (["", "[1]"], "line 2 names no image"),
+        ([{"text": "a"}], "line 1 has no file_name"),
+        (["", "[1]"], "line 2 has no file_name"),
         (["{"], "line 1 is not JSON"),
     ],
 )

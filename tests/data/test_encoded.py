@@ -43,7 +43,8 @@ def test_files_are_read_again_and_only_where_they_fit(squares, tmp_path):
     passed = encode.images
     again = encoded(squares, index, encode, key="a", place=tmp_path / "c", on_batch=told.append)
     assert encode.images == passed and sum(told) == 20 and torch.equal(first.moments, again.moments)
-    for changed in ({"key": "b"}, {"indices": torch.arange(19)}):
+    others = torch.cat([torch.arange(10), torch.arange(11, 21)])  # as many, and the same first one
+    for changed in ({"key": "b"}, {"indices": torch.arange(19)}, {"indices": others}):
         asked = {"indices": index, "key": "a", **changed}
         encoded(squares, encode=encode, place=tmp_path / "c", **asked)
         assert encode.images > passed

@@ -7,6 +7,21 @@ from erasediff.data.pairs import Pairs, Rows
 INDICES = torch.arange(100, 137)
 
 
+def test_a_forget_batch_of_another_size_and_the_same_rows_on_several_processes(squares):
+    given = {"seed": 0, "forget_batch_size": 2}
+    one = Pairs(squares, torch.arange(40), torch.arange(40, 60), batch_size=8, **{**given, "forget_batch_size": 4})
+    two = [
+        Pairs(squares, torch.arange(40), torch.arange(40, 60), batch_size=4, rank=r, world=2, **given) for r in (0, 1)
+    ]
+    for step in (0, 3, 7):
+        whole, shares = one.at(step), [p.at(step) for p in two]
+        assert (len(whole.retain), len(whole.forget)) == (8, 4)
+        for role in ("retain", "forget"):
+            batch, parts = getattr(whole, role), [getattr(s, role) for s in shares]
+            assert torch.equal(batch.index, torch.cat([p.index for p in parts]))
+            assert [p.start for p in parts] == [0, len(parts[0])] and {p.total for p in parts} == {batch.total}
+
+
 def test_an_epoch_visits_every_sample_once():
     rows = Rows(INDICES, 10, seed=3, role="retain")
     seen = torch.cat([rows.at(step) for step in range(37)])  # 370 rows: ten epochs of 37

@@ -127,7 +127,17 @@ def bad_cases(tmp_path):
     Image.fromarray(GREY[0][:4]).save(tmp_path / "sizes" / "b.png")
     (tmp_path / "idx").mkdir()
     pickled = np.array([{"a": 1}], dtype=object)
+    save_npz(tmp_path / "whole.npz", images=GREY)
+    whole = (tmp_path / "whole.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    np.save(tmp_path / "array.npy", GREY)
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    (tmp_path / "latin").mkdir()
+    (tmp_path / "latin" / "metadata.jsonl").write_bytes(b'{"file_name": "\xe9.png"}')
     return [
+        (str(tmp_path / "cut.npz"), "cannot be read as .npz"),
+        (str(tmp_path / "array.npz"), "is a single array; needed is a .npz with the arrays images and labels"),
+        (str(tmp_path / "latin"), "metadata.jsonl is not UTF-8 text"),
         (str(tmp_path / "none.npz"), "does not exist"),
         (save_npz(tmp_path / "p.npz", images=pickled), "without pickles"),
         (save_npz(tmp_path / "i.npz", labels=LABELS), "no array named images"),
@@ -142,7 +152,7 @@ def bad_cases(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("case", range(11))
+@pytest.mark.parametrize("case", range(14))
 def test_what_cannot_be_read_says_why(tmp_path, case):
     spec, said = bad_cases(tmp_path)[case]
     with pytest.raises(BadInput, match=said):

@@ -1,5 +1,7 @@
 """Targets: what a user may say, and how it divides the data."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -71,6 +73,17 @@ def test_samples_by_index_and_name(squares, tmp_path):
 def test_what_cannot_be_divided_says_why(squares, wanted, said):
     with pytest.raises(BadInput, match=said):
         targets.split(wanted, squares)
+
+
+def test_a_file_name_means_its_sample_only_where_it_is_the_only_one(squares, tmp_path):
+    names = ["b.png", "sub/b.png", "cats/a.png", "dogs/a.png", "dogs/c.png"]
+    data, listed = replace(squares, names=[*names, *map(str, range(100, 175))]), tmp_path / "list.txt"
+    for entry, index in (("b.png", 0), ("sub/b.png", 1), ("c.png", 4), ("dogs/a.png", 3), ("7", 7)):
+        listed.write_text(entry)
+        assert targets.Samples(str(listed)).members(data).nonzero().tolist() == [[index]]
+    listed.write_text("a.png")
+    with pytest.raises(BadInput, match=r"'a.png', which may be cats/a.png, dogs/a.png; give it in full"):
+        targets.Samples(str(listed)).members(data)
 
 
 @pytest.mark.parametrize(("content", "said"), [("", "names no sample"), ("80", "not among the 80"), ("x.png", "x.png")])

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from erasediff import families
 from erasediff.errors import BadInput
 from erasediff.families import tiny
-from erasediff.families.architecture import Architecture
+from erasediff.families.architecture import Architecture, norm_groups
 from erasediff.families.unet2d import fresh
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -243,3 +243,11 @@ def test_a_hub_snapshot_is_read_without_its_code(saved, monkeypatch):
         "revision": "v1",
         "allow_patterns": ["*.json", "*/*.safetensors", "*/merges.txt", "*/spiece.model", "*/chat_template.jinja"],
     }
+
+
+@pytest.mark.parametrize(
+    ("widths", "groups"), [((24, 48), 6), ((50, 100), 10), ((14, 28), 2), ((18, 36), 3), ((5, 10), 1)]
+)
+def test_groups_of_norms_divide_every_width(widths, groups):
+    assert norm_groups(widths) == groups
+    assert fresh((1, 8, 8), (), block_out_channels=widths).denoiser.config.norm_num_groups == groups

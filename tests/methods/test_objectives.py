@@ -153,7 +153,7 @@ def test_a_whole_batch_gradient_is_that_of_the_mean_loss(squares):
         ({"eta": float("nan")}, "eta must be above 0"),
         ({"null_share": 1.5}, r"\[0, 1\]"),
         ({"repulsion": -1.0}, "repulsion"),
-        ({"eta_end": -0.1}, "eta_end must not be negative"),
+        ({"eta_end": -0.1}, "eta_end must be finite and not negative"),
     ],
 )
 def test_bad_fields_are_named(fields, said):

@@ -44,6 +44,36 @@ def test_distances_are_those_of_the_answers(squares):
     assert (found[[0, 2, 3]] == 1).all()
 
 
+def test_processes_share_one_table(squares):
+    members = (squares.labels == 1).nonzero()[:, 0]
+    ctx, told = context(), []
+    one = distances(ctx, Pairs(squares, torch.arange(4), members, batch_size=8, seed=0))
+    shares = [Pairs(squares, torch.arange(4), members, batch_size=4, seed=0, rank=r, world=2) for r in (0, 1)]
+    ctx.averaged = lambda values: told.append(values) or values
+    apart = [distances(ctx, share) for share in shares]
+    assert not torch.allclose(*apart), "each alone measures its own rows"
+    means = [(a + b) / 2 for a, b in zip(told[:2], told[2:], strict=True)]
+    ctx.averaged = lambda values: means.pop(0)
+    assert torch.allclose(distances(ctx, shares[0]), one, rtol=1e-5)
+
+
+def test_frozen_answers_come_in_micro_batches(squares):
+    whole, small = context(), context()
+    small.micro_batch, seen = 3, []
+    small.teacher = lambda x, *given, **options: seen.append(len(x)) or whole.teacher(x, *given, **options)
+    noisy = whole.noised(pairs(squares, size=8).at(0).forget)
+    condition = torch.arange(8) % 4
+    answers = [ctx.predict(noisy, condition, frozen=True) for ctx in (whole, small)]
+    assert torch.allclose(*answers, atol=1e-5) and seen == [3, 3, 2]
+
+
+def test_many_classes_are_drawn_alike(squares, monkeypatch):
+    monkeypatch.setattr("erasediff.methods.others.MOST", 3)
+    ctx = context()
+    assert distant(ctx, pairs(squares)) is None and ctx.spent == 0
+    assert not EraseDiff(others="distant").prepare(ctx, pairs(squares))
+
+
 def test_every_forgotten_class_has_a_row_of_its_own(squares):
     ctx = context(excluded=(1, 2))
     ctx.predict = constant([0.0, 1.0, 3.0, -1.0])

@@ -36,6 +36,12 @@ def test_weights_outside_the_mask_do_not_move(session):
     assert all(torch.equal(session.state[f"mask.{i}"], mask) for i, mask in enumerate(masks))
 
 
+def test_weight_decay_does_not_move_them_either(session):
+    session.config = replace(session.config, adam_weight_decay=0.1)
+    session.optimizer.param_groups[0]["weight_decay"] = 0.1
+    test_weights_outside_the_mask_do_not_move(session)
+
+
 def test_the_mask_is_that_of_the_forget_gradient_at_theta_0(session):
     total = None
     for number in range(SalUn().mask_batches):
@@ -48,7 +54,10 @@ def test_the_mask_is_that_of_the_forget_gradient_at_theta_0(session):
     assert size[mask].min() >= size[~mask].max()
 
 
-@pytest.mark.parametrize("fields", [{"mask_share": 0.0}, {"mask_share": 2.0}, {"mask_batches": 0}, {"alpha": -1.0}])
+@pytest.mark.parametrize(
+    "fields",
+    [{"mask_share": 0.0}, {"mask_share": 2.0}, {"mask_batches": 0}, {"alpha": -1.0}, {"alpha": float("nan")}],
+)
 def test_fields_out_of_range_are_refused(fields):
     with pytest.raises(BadInput, match=next(iter(fields))):
         SalUn(**fields)

@@ -14,13 +14,19 @@ from safetensors.torch import load_file
 
 from erasediff.api.erase import erase
 from erasediff.api.train import train
+from erasediff.data.pairs import Pairs
 from erasediff.data.targets import Class
 from erasediff.errors import BadInput, Interrupted, StoppedShort
 from erasediff.families import tiny
 from erasediff.methods.erasediff import EraseDiff
 from erasediff.methods.fine_tune import FineTune
 from erasediff.methods.neg_grad import NegGrad
+from erasediff.methods.retrack import ReTrack
+from erasediff.training import loop
 from erasediff.training.config import TrainingConfig
+from erasediff.training.fit import FLUSH, fit
+from erasediff.training.loop import start
+from erasediff.training.processes import Processes
 
 CONFIG = TrainingConfig(max_train_steps=24, train_batch_size=4, learning_rate=1e-3, checkpointing_steps=0)
 WEIGHTS = "model/unet/diffusion_pytorch_model.safetensors"
@@ -151,6 +157,46 @@ def test_the_constraint_stops_the_run(base, squares, tmp_path):
     assert run.record["stopped"]["reason"] == "constraint_met"
     assert run.record["steps"] < 100
     assert not run.stopped_short
+
+
+def test_where_a_rule_ends_a_run_depends_on_the_rule_alone(base, squares, tmp_path):
+    method, fields = EraseDiff(forget_target="noise", retain="denoise"), {"max_train_steps": 100, "learning_rate": 3e-3}
+    runs = [
+        go(base, squares, tmp_path / str(every), method, slack_tolerance=0.5, checkpointing_steps=every, **fields)
+        for every in (0, 3)
+    ]
+    for run in runs:
+        lines = (run.directory / "metrics.jsonl").read_text().splitlines()
+        assert run.record["steps"] % FLUSH == 0
+        assert run.record["steps"] == len(run.history) == len(lines) < 100
+    assert runs[0].record["steps"] == runs[1].record["steps"]
+
+
+def test_methods_with_a_known_floor_stop_on_it_without_being_told_to_measure(base, squares, tmp_path):
+    run = go(base, squares, tmp_path / "run", ReTrack(), slack_tolerance=1e-9, max_train_steps=3)
+    assert all("slack" in r for r in run.history)
+
+
+def test_one_of_several_processes_does_not_turn_aside_on_a_signal_of_its_own(squares, monkeypatch):
+    pairs, asked, taken = Pairs(squares, torch.arange(40), None, batch_size=4, seed=0), [], loop.take_step
+    session = start(tiny.unet2d(), FineTune(), pairs, CONFIG)
+
+    class Two(Processes):
+        world = 2
+
+        def agreed(self, value):
+            asked.append(session.step)
+            return value
+
+    def stepped(given):
+        if given.step == 3:
+            signal.raise_signal(signal.SIGINT)
+        return taken(given)
+
+    monkeypatch.setattr(loop, "take_step", stepped)
+    session.context.processes = Two(session.context.processes.accelerator)
+    assert fit(session).stop.reason == "interrupted"
+    assert asked == [10], "where all of them stop to ask"
 
 
 def test_stopping_on_the_constraint_turns_the_slack_on(base, squares, tmp_path):

@@ -1,5 +1,6 @@
 """The loop: lean (nothing waits for the device), averaged as promised, scheduled as asked."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from erasediff.families import tiny
 from erasediff.methods import METHODS
 from erasediff.training.config import SCHEDULES, TrainingConfig
 from erasediff.training.ema import Average
+from erasediff.training.fit import fit
 from erasediff.training.loop import start, take_step, train
 from erasediff.training.schedule import learning_rate
 
@@ -77,6 +79,29 @@ def test_schedules_are_functions_of_the_step(name):
         assert forward[0] < forward[5] < forward[9]
     if name in ("linear", "cosine"):
         assert forward[99] < 0.1
+
+
+def test_a_step_that_overflows_half_precision_is_skipped_and_no_end(squares):
+    s = session(squares, mixed_precision="fp16", use_ema=False)
+    s.context.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    before = [p.detach().clone() for p in s.trained.values()]
+    step = take_step(s)
+    assert step.log["skipped"] == 1.0 and s.context.scaler.get_scale() == 2.0**59
+    assert all(torch.equal(p, b) for p, b in zip(s.trained.values(), before, strict=True))
+    assert s.context.moments().steps == 0
+    s.context.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    found = fit(s)
+    assert found.stop.reason == "max_train_steps" and s.context.moments().steps == 5
+    assert all("skipped" not in record for record in found.history)
+
+
+def test_a_skipped_step_is_told_without_what_is_not_finite(squares):
+    s = session(squares, mixed_precision="fp16")
+    s.context.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    history = fit(s).history
+    assert [record["step"] for record in history] == [1, 2, 3, 4, 5, 6]
+    assert history[0]["skipped"] == 1.0 and "grad_norm" not in history[0]
+    json.dumps(history, allow_nan=False)
 
 
 def test_clipping_bounds_the_step(squares):

@@ -40,6 +40,12 @@ def test_a_loss_that_is_not_finite_diverged(bad):
     assert "forget_loss" in stop.detail
 
 
+def test_gradients_of_a_skipped_step_may_overflow_its_loss_may_not():
+    rules = Stopping.of(TrainingConfig())
+    assert rules.see({"step": 3, "skipped": 1.0, "forget_loss": 1.0, "grad_norm": float("inf")}) is None
+    assert rules.see({"step": 3, "skipped": 1.0, "forget_loss": float("nan")}).reason == "diverged"
+
+
 def test_state_survives_a_resume_exactly():
     values = [2.0, 1.7, 0.9, 0.4, 0.3, 0.25, 0.2, 0.2, 0.2, 0.2, 0.2, 0.19, 0.19, 0.19, 0.19, 0.18, 0.18]
     whole = ConstraintMet(0.13)

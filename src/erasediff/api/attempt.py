@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from erasediff.api.directory import RunDirectory
-from erasediff.api.entries import AUDIT, EARLIER, added
+from erasediff.api.entries import AUDIT, added
 from erasediff.api.erase import erase
 from erasediff.api.plan import Job
 from erasediff.data.sources import ImageData
@@ -87,7 +87,7 @@ def _keep_cost(directory: RunDirectory) -> None:
 
     An interrupted run said it itself. Of a killed one the steps up to the checkpoint are known, and their seconds.
     """
-    record, path = directory.read(), directory.path / EARLIER
+    record, path = directory.read(), directory.earlier_cost
     earlier = read_json(path) if path.exists() else {}
     if record.get("status") == "interrupted":
         write_json(path, added(earlier, record.get("cost") or {}))

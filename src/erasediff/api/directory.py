@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,16 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def audit(self) -> Path:
+        """Where the audit of this run is looked for."""
+        return self.path / "audit"
+
+    @property
+    def earlier_cost(self) -> Path:
+        """What the run had cost before it was resumed; run.json counts only what its last process did."""
+        return self.path / "earlier_cost.json"
+
+    @property
     def generated(self) -> Path:
         """Where images are kept that the model drew to show its targets."""
         return self.path / "generated"
@@ -60,10 +70,13 @@ class RunDirectory:
         found = {p.name for p in self.path.iterdir()} if self.path.is_dir() else set()
         return bool(found) and found <= {self.generated.name, CACHE}
 
-    def claim(self, *, overwrite: bool, resume: bool) -> None:
-        """Make sure that a run may be written here; nothing is written yet. Raises BadInput."""
+    def claim(self, record: Mapping[str, Any], *, overwrite: bool, resume: bool) -> None:
+        """Make sure that the run of ``record`` may be written here; nothing is written yet. Raises BadInput."""
         if self.path.exists() and not self.path.is_dir():
             raise BadInput(f"output_dir {self.path} is a file; give a directory")
+        base = (record.get("base_model") or {}).get("source")
+        if base and self._replaces(Path(base)):
+            raise BadInput(f"output_dir {self.path} holds the model that the run begins with; give another directory")
         if resume and not self.record.exists():
             raise BadInput(f"{self.path} holds no run to resume; leave out --resume_from_checkpoint to start one")
         if self.record.exists() and not overwrite and not resume:
@@ -76,6 +89,13 @@ class RunDirectory:
         if occupied and not overwrite:
             raise BadInput(f"output_dir {self.path} is not empty and holds no run; give another one, or --overwrite")
 
+    def _replaces(self, model: Path) -> bool:
+        """Whether a run that is written here would take the place of ``model``."""
+        inside = (self.model, self.lora, self.checkpoints)
+        return model.resolve() == self.path.resolve() or any(
+            model.resolve().is_relative_to(p.resolve()) for p in inside
+        )
+
     def open(self, record: dict[str, Any], *, fresh: bool) -> None:
         """Create the directory and write ``run.json``; ``fresh`` removes what an earlier run left.
 
@@ -84,9 +104,11 @@ class RunDirectory:
         with writable(self.path):
             if fresh:
                 kept = [] if record.get("shown") else [self.generated]
-                for old in (self.model, self.lora, self.checkpoints, *kept):
+                # An audit of the model that was here says nothing of the one that comes.
+                audit = [self.audit] if (self.audit / "audit.json").is_file() else []
+                for old in (self.model, self.lora, self.checkpoints, *audit, *kept):
                     shutil.rmtree(old, ignore_errors=True)
-                for file in (self.metrics, self.card, self.record):
+                for file in (self.metrics, self.card, self.record, self.earlier_cost):
                     file.unlink(missing_ok=True)
             self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.record, record)
@@ -111,8 +133,13 @@ def refuse_occupied(place: Path, names: Iterable[str], *, overwrite: bool, what:
         raise BadInput(f"output_dir {place} already holds {held}; give another one, or --overwrite")
 
 
-def read_run(path: str | Path) -> tuple[RunDirectory, dict[str, Any]]:
-    """The run in ``path`` (a run directory, or its model/ or lora/). Raises BadInput when there is none."""
+def read_run(path: str | Path | None) -> tuple[RunDirectory, dict[str, Any]]:
+    """The run in ``path`` (a run directory, or its model/ or lora/; ``None``: of a model that came from nowhere).
+
+    Raises BadInput when there is none.
+    """
+    if path is None:
+        raise BadInput("the model was given in memory, so no run.json belongs to it")
     given = Path(path)
     for candidate in (given, given.parent):
         if (candidate / "run.json").is_file():

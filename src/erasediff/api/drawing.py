@@ -16,7 +16,7 @@ from erasediff.api.directory import RunDirectory
 from erasediff.api.showing import Shown
 from erasediff.data import generated
 from erasediff.data.generated import Draw, Generation
-from erasediff.data.sources import ImageData
+from erasediff.data.sources import ImageData, as_bytes
 from erasediff.errors import BadInput, Interrupted, listing
 from erasediff.families.base import Model, encoded_shape
 from erasediff.families.sampling import sample
@@ -41,7 +41,7 @@ def painter(model: Model, generation: Generation, device: torch.device | str) ->
             guidance_scale=generation.guidance_scale,
             num_inference_steps=generation.num_inference_steps,
         )
-        return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+        return as_bytes(images).cpu()
 
     return draw
 

@@ -129,7 +129,7 @@ def run_edit(
     """Edit ``model``, which is ``asked`` as :func:`concepts` says; nothing is written before the edit is done."""
     place = RunDirectory(Path(output_dir)) if output_dir is not None else None
     if place is not None:
-        place.claim(overwrite=overwrite, resume=False)
+        place.claim(record, overwrite=overwrite, resume=False)
     worded, about = asked
     erased = [worded.class_names[c] for c in about.erased]
     record["plan"] |= {"erased": erased, "preserved": len(about.kept)}

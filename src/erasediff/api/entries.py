@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from erasediff.api.directory import read_run
+from erasediff.api.directory import RunDirectory, read_run
 from erasediff.api.run import MAY_DIFFER
 from erasediff.auditing.result import ERASED, AuditResult
 from erasediff.errors import BadInput, listing
@@ -17,8 +17,6 @@ from erasediff.files import read_json
 from erasediff.report.aggregate import COMPLETED, CONTROL, COSTS, DIVERGED, MODEL, NOT_RUN, RunRow
 
 AUDIT = "audit.json"
-EARLIER = "earlier_cost.json"
-"""What a run had cost before it was resumed; run.json counts only what its last process did."""
 OTHERS = {"base": MODEL, "retrained": MODEL, "control": CONTROL}
 ALIKE = ("suite", "features", "classifier", "clip", "guidance_scale", "mixed_precision", "seed", "data")
 
@@ -97,8 +95,8 @@ def status_of(record: Mapping[str, Any] | None) -> tuple[str, str]:
 def cost_of(directory: Path | None, record: Mapping[str, Any] | None) -> dict[str, float]:
     """What the whole run cost. Empty where only a part of it is known, because part of a cost looks like a bargain."""
     cost = {k: float(v) for k, v in ((record or {}).get("cost") or {}).items() if k in COSTS and v is not None}
-    if directory is not None and (directory / EARLIER).is_file():
-        cost = added(read_json(directory / EARLIER), cost)
+    if directory is not None and (earlier := RunDirectory(directory).earlier_cost).is_file():
+        cost = added(read_json(earlier), cost)
     steps = (record or {}).get("steps")
     return cost if steps is None or cost.get("steps", steps) >= steps else {}
 

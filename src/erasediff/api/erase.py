@@ -33,7 +33,7 @@ from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput, listing
 from erasediff.families.base import Model
 from erasediff.methods import METHODS
-from erasediff.methods.base import Method, WeightEdit, decided
+from erasediff.methods.base import Method, WeightEdit, decided, measures_slack, step_cost
 from erasediff.training.config import ERASE_DEFAULTS, TrainingConfig
 
 
@@ -108,7 +108,7 @@ def erase(
         wanted, more, retain_prompts = find(preset).filled(wanted, source.model.family, fields, retain_prompts, **shown)
         fields = more if training is None else fields
     if training is None:
-        fields = {**steps_of(source.model.family, fields, wanted), **fields}
+        fields = steps_of(source.model.family, fields, wanted, chosen)
     config = with_fields(training, ERASE_DEFAULTS, fields)
     wishes = Wishes(
         anchor=anchor,
@@ -196,7 +196,7 @@ def _record(
     plan = {
         "forget_samples": forget,
         "retain_samples": retain,
-        "forward_equivalents_per_step": method.forward_equivalents(),
+        "forward_equivalents_per_step": step_cost(method, config.forget_share),
     }
     return new_record(
         "erase",
@@ -219,6 +219,11 @@ def _checked(
     check_needs(chosen, found.model, forgotten)
     begin = beginning(init, chosen, found.model, forgotten)
     check_optimizer(chosen, config)
+    if chosen.needs.paired and config.forget_share != 1:
+        raise BadInput(
+            f"forget_batch_size {config.forget_batch_size}: method {name_of(chosen)} mixes forget and retain samples "
+            f"one by one; leave it out, or give {config.train_batch_size}, the train_batch_size"
+        )
     if begin is not None and config.rank is not None:
         raise BadInput(
             f"init {name_of(begin)} edits whole weights, and a LoRA leaves them as they are; leave out rank, or erase "
@@ -234,8 +239,14 @@ def with_what_stops_need(method: Method, config: TrainingConfig) -> Method:
         raise BadInput(f"retain_budget cannot be kept: method {name} never looks at the retain set")
     if config.slack_tolerance is None:
         return method
+    if not measures_slack(method):
+        able = listing(sorted(n for n, kind in METHODS.items() if measures_slack(kind)))
+        raise BadInput(
+            f"slack_tolerance cannot be checked: method {name} has no forget target whose floor is known; leave it "
+            f"out, or use one of: {able}"
+        )
     if not hasattr(method, "track_slack"):
-        raise BadInput(f"slack_tolerance cannot be checked: method {name} has no forget target whose floor is known")
+        return method
     tracking: Method = replace(method, track_slack=True)  # type: ignore[type-var]
     return tracking
 

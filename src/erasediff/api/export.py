@@ -17,6 +17,8 @@ from erasediff.files import staged_directory
 
 Load = Callable[[], Any]
 COMFYUI_FILE, SINGLE_FILE = "comfyui_lora.safetensors", "model.safetensors"
+EXPORTED = {families.INDEX, lora.PIPELINE_FILE, lora.PEFT_FILE, COMFYUI_FILE, SINGLE_FILE}
+"""What tells that a directory is an earlier export, or a pipeline."""
 
 
 def export(
@@ -41,10 +43,20 @@ def export(
     if to not in family.exports:
         raise BadInput(f"family {family.name} cannot be exported to {to}; it can to: {listing(family.exports)}")
     place = Path(output_dir)
-    if place.exists() and not overwrite:
-        raise BadInput(f"output_dir {place} exists already; give another one, or --overwrite")
+    _check_place(place, directory, overwrite=overwrite)
     FORMS[to](directory, place, partial(families.load, directory, model_config))
     return place
+
+
+def _check_place(place: Path, model: Path, *, overwrite: bool) -> None:
+    """Raise BadInput unless ``place`` may be written: it is replaced as a whole, and not all can be spared."""
+    if place.exists() and not overwrite:
+        raise BadInput(f"output_dir {place} exists already; give another one, or --overwrite")
+    if model.resolve().is_relative_to(place.resolve()):
+        raise BadInput(f"output_dir {place} holds the model that is exported; give another one")
+    held = [p.name for p in place.iterdir()] if place.is_dir() else []
+    if held and not EXPORTED.intersection(held):
+        raise BadInput(f"output_dir {place} holds {listing(sorted(held)[:3])}, which is no export; give another one")
 
 
 def _full(directory: Path, place: Path, load: Load) -> None:  # noqa: ARG001

@@ -8,7 +8,7 @@ from typing import Any
 from erasediff.api.gathering import Gathered
 from erasediff.errors import BadInput
 from erasediff.families.base import InLatents, ReadsText, encoded_shape
-from erasediff.methods.base import GradientMethod, Method, gradient_lists
+from erasediff.methods.base import GradientMethod, Method, gradient_lists, step_cost
 from erasediff.training.config import TrainingConfig
 from erasediff.training.lora import chosen
 from erasediff.training.memory import FLOAT, batch_bytes, estimate, trained_shapes
@@ -45,7 +45,7 @@ def forecast(found: Gathered, method: GradientMethod, config: TrainingConfig) ->
     )
     return {
         "steps": config.max_train_steps,
-        "forward_equivalents": config.max_train_steps * method.forward_equivalents(),
+        "forward_equivalents": config.max_train_steps * step_cost(method, config.forget_share),
         "trained": _trained(found, config),
         "cached": {
             "images": images if latents is not None else 0,

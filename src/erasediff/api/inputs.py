@@ -130,7 +130,7 @@ def load_data(data: ImageData | str | None, source: Path | None, model: Model | 
         return data
     if data is None:
         try:
-            directory, record = read_run(source or "")
+            directory, record = read_run(source)
             data = str(record["data"]["spec"])
         except (BadInput, KeyError):
             raise BadInput("no data given, and the model has no run.json that names its data; give --data") from None
@@ -147,7 +147,7 @@ def load_data(data: ImageData | str | None, source: Path | None, model: Model | 
 def forgotten_before(source: Path | None, *, besides: Sequence[targets.Target]) -> list[targets.Target]:
     """The targets that the model from ``source`` was made without, or has been made to forget: they stay gone."""
     try:
-        record = read_run(source or "")[1]
+        record = read_run(source)[1]
     except BadInput:
         return []
     named = dict.fromkeys([*(record.get("target") or []), *(record.get("gone") or [])])

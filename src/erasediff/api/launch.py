@@ -65,7 +65,7 @@ def launch(
         resume_from_checkpoint = None  # stopped while drawing: there is no run yet
     resuming = resume_from_checkpoint is not None
     if place is not None:
-        place.claim(overwrite=overwrite, resume=resuming)
+        place.claim(record, overwrite=overwrite, resume=resuming)
     if dry_run:
         return Run(job.model, [], {**record, "status": "planned"})
     checkpoint = resumed(place, record, resume_from_checkpoint) if place is not None else None
@@ -91,6 +91,7 @@ def _session(
         job.retain,
         job.forget,
         batch_size=config.train_batch_size * config.gradient_accumulation_steps,
+        forget_batch_size=(config.forget_batch_size or config.train_batch_size) * config.gradient_accumulation_steps,
         seed=config.seed,
         device=processes.device,
         rank=processes.rank,

@@ -9,11 +9,11 @@ from erasediff.api.directory import read_run
 from erasediff.errors import BadInput, listing
 from erasediff.files import writable, write_json
 
-HOLDERS = ("checkpoints", "cache", "base", "generated")
+HOLDERS = ("checkpoints", "cache", "base", "generated", "audit/cache")
 
 
 def purge(run: str | Path) -> tuple[list[Path], list[str]]:
-    """Delete checkpoints, caches, drawn images and a copied base model below a finished run.
+    """Delete checkpoints, caches (that of its audit too), drawn images and a copied base model below a finished run.
 
     Returns what was removed, and notes on what still knows the target but lies outside the run.
     Raises BadInput for a directory that is no run, and for one that is not finished: it could not be resumed any more.
@@ -35,7 +35,13 @@ def purge(run: str | Path) -> tuple[list[Path], list[str]]:
         for path in staging:
             shutil.rmtree(path)
             removed.append(path)
-    write_json(directory.record, {**record, "purged": [p.name for p in removed] + list(record.get("purged", []))})
+    write_json(
+        directory.record,
+        {
+            **record,
+            "purged": [p.relative_to(directory.path).as_posix() for p in removed] + list(record.get("purged", [])),
+        },
+    )
     source = (record.get("base_model") or {}).get("source")
     notes = [f"the base model still knows the target: {source}"] if source else []
     if directory.output == directory.lora:

@@ -20,7 +20,7 @@ from erasediff.families.lora import Lora
 from erasediff.files import write_json
 from erasediff.provenance import RUN_SCHEMA, machine, versions
 from erasediff.training.callbacks import Callback, MetricsFile, Progress, Tracker
-from erasediff.training.checkpoint import Checkpoint, find
+from erasediff.training.checkpoint import Checkpoint, find, listed
 from erasediff.training.config import TrainingConfig
 from erasediff.training.fit import Outcome, fit
 from erasediff.training.loop import Session
@@ -61,7 +61,7 @@ class Run:
         Raises BadInput where a run is there already.
         """
         place = RunDirectory(Path(directory))
-        place.claim(overwrite=False, resume=False)
+        place.claim(self.record, overwrite=False, resume=False)
         place.open(self.record, fresh=True)
         keep(self.model, self.lora, self.record, place)
         return place.path
@@ -159,7 +159,8 @@ def _raise_short(outcome: Outcome, place: RunDirectory | None, record: dict[str,
     if reason == "interrupted":
         saved = f"state saved in {outcome.checkpoint}" if place is not None else "nothing was saved: no output_dir"
         raise Interrupted(f"interrupted at step {outcome.steps}; {saved}")
-    kept = f"last good checkpoint: {outcome.checkpoint}" if outcome.checkpoint else "no checkpoint had been written"
+    earlier = listed(place.checkpoints) if place is not None else []
+    kept = f"last good checkpoint: {earlier[-1]}" if earlier else "no checkpoint had been written"
     raise StoppedShort(f"the run diverged: {detail}; {kept}; try a smaller --learning_rate")
 
 

@@ -119,7 +119,7 @@ def wants_showing(model: Model, wanted: Sequence[Target], data: Any, source: Pat
 def _recorded(source: Path | None) -> str | None:
     """The data that the model's run.json names, unless it was put together for another target."""
     try:
-        spec = str(read_run(source or "")[1]["data"]["spec"])
+        spec = str(read_run(source)[1]["data"]["spec"])
     except (BadInput, KeyError):
         return None
     return None if spec.startswith(SCHEME) else spec

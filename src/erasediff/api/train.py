@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from erasediff.api.beginnings import Beginning, begin
+from erasediff.api.inputs import parsed_targets
 from erasediff.api.launch import Job, launch
 from erasediff.api.run import Run, new_record, with_fields
 from erasediff.data import sources, targets
@@ -22,7 +23,7 @@ def train(
     data: ImageData | str,
     *,
     output_dir: str | Path | None = None,
-    exclude: Sequence[targets.Target | str] = (),
+    exclude: targets.Target | str | Sequence[targets.Target | str] = (),
     pretrained_model_name_or_path: Any = None,
     model_config: str | Path | None = None,
     caption_column: str | None = None,
@@ -61,7 +62,7 @@ def train(
     config = with_fields(training, TRAIN_DEFAULTS, fields)
     if config.rank is not None:
         raise BadInput("train makes whole weights, and a LoRA is what erase can leave; leave out rank")
-    left_out = [targets.parse(t) if isinstance(t, str) else t for t in exclude]
+    left_out = parsed_targets(exclude) if exclude else []
     asked = Beginning(
         data=sources.load(data) if isinstance(data, str) else data,
         source=pretrained_model_name_or_path,

@@ -13,6 +13,7 @@ from erasediff.families import FAMILIES, lora
 from erasediff.families.base import Model
 from erasediff.families.lora import Lora
 from erasediff.files import weight_hashes, write_atomic, write_json
+from erasediff.methods.base import Method
 from erasediff.report.card import model_card
 from erasediff.training.config import TrainingConfig
 from erasediff.training.lora import planned
@@ -37,17 +38,23 @@ def trained_weights(
     return {**base_entry(source and source.absolute(), hashes, named_as), "lora": planned(model.denoiser, config)}
 
 
-def steps_of(family: str, given: Mapping[str, Any], wanted: Iterable[Target]) -> dict[str, float]:
-    """Adam's settings for a family: the learning rate of its whole weights (for a LoRA on a large model ten times that,
-    as in diffusers' scripts), and its own decays where whole classes are among the targets."""
+def steps_of(
+    family: str, given: Mapping[str, Any], wanted: Iterable[Target], method: Method | type[Method]
+) -> dict[str, Any]:
+    """The steps that suit a family, where ``given`` does not say: Adam's learning rate for its whole weights (for a
+    LoRA on a large model ten times that, as in diffusers' scripts); and where whole classes are among the targets its
+    decays, and how few forget samples ``method`` can do with."""
     kind = FAMILIES[family]
-    rate = kind.learning_rate
+    rate, made = kind.learning_rate, dict[str, Any]()
     if given.get("rank") is not None:
         rate = max(rate, min(10 * rate, 1e-3))
     first, second = TrainingConfig.adam_beta1, TrainingConfig.adam_beta2
     if kind.class_betas is not None and any(isinstance(t, Class) for t in wanted):
         first, second = kind.class_betas
-    return {"learning_rate": rate, "adam_beta1": first, "adam_beta2": second}
+        if (share := getattr(method, "FORGET_SHARE", 1.0)) != 1.0:
+            batch = given.get("train_batch_size", TrainingConfig.train_batch_size)
+            made["forget_batch_size"] = max(1, round(share * batch))
+    return {**made, "learning_rate": rate, "adam_beta1": first, "adam_beta2": second, **given}
 
 
 def base_entry(

@@ -31,6 +31,7 @@ from erasediff.auditing.metrics.diversity import FEWEST_ROWS, diversity_measurem
 from erasediff.auditing.metrics.neighbours import neighbour_measurement, neighbours
 from erasediff.auditing.question import Question
 from erasediff.auditing.result import Measurement
+from erasediff.data.sources import as_bytes
 from erasediff.errors import BadInput
 from erasediff.families.base import AskedInWords, Model
 from erasediff.families.precision import autocast
@@ -283,5 +284,4 @@ def _tell(question: Question, passes: int, images: int) -> None:
 
 
 def _uint8(drawn: Tensor) -> NDArray[np.uint8]:
-    scaled = ((drawn + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return np.asarray(scaled.permute(0, 2, 3, 1).numpy())
+    return np.asarray(as_bytes(drawn).permute(0, 2, 3, 1).numpy())

@@ -10,12 +10,14 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
-from erasediff.errors import BadInput, nearest
+from erasediff.errors import BadInput, listing, nearest
+from erasediff.files import read_text
 
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
@@ -82,8 +84,19 @@ def descriptions(kind: type) -> dict[str, str]:
     return found
 
 
-def add_fields(parser: Parser, kind: type, title: str, *, prefix: str = "", defaults: Any = None) -> None:
-    """A flag for every field of the dataclass ``kind``, with the defaults of ``defaults`` (an instance) shown."""
+def add_fields(
+    parser: Parser,
+    kind: type,
+    title: str,
+    *,
+    prefix: str = "",
+    defaults: Any = None,
+    chosen: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """A flag for every field of the dataclass ``kind``, with the defaults of ``defaults`` (an instance) shown.
+
+    ``chosen``: by field, what is said in place of a default that is chosen later.
+    """
     group = parser.add_argument_group(title)
     hints, said = typing.get_type_hints(kind), descriptions(kind)
     shown = defaults if defaults is not None else kind()
@@ -94,7 +107,7 @@ def add_fields(parser: Parser, kind: type, title: str, *, prefix: str = "", defa
             options["nargs"] = "+"
         elif parse is bool:
             options |= {"nargs": "?", "const": True}
-        default = getattr(shown, field.name)
+        default = chosen.get(field.name, getattr(shown, field.name))
         names = f" Names: {', '.join(field.metadata['names'])}." if "names" in field.metadata else ""
         text = f"{said.get(field.name, '')}{names} (default: {default})".strip().replace("%", "%%")
         group.add_argument(f"--{prefix}{field.name}", metavar=field.name.split("_")[-1].upper(), help=text, **options)
@@ -111,9 +124,9 @@ def read_config(path: str) -> dict[str, Any]:
     import yaml
 
     try:
-        loaded = yaml.safe_load(Path(path).read_text()) or {}
-    except OSError as error:
-        raise BadInput(f"--config {path} cannot be read: {error.strerror}") from None
+        loaded = yaml.safe_load(read_text(Path(path))) or {}
+    except BadInput as error:
+        raise BadInput(f"--config: {error}") from None
     except yaml.YAMLError as error:
         raise BadInput(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, dict):
@@ -139,6 +152,9 @@ def from_config(parser: Parser, entries: dict[str, Any], path: str) -> list[str]
         if value is None:
             continue
         action = known[name]
+        several = isinstance(action, argparse._AppendAction) or action.nargs in ("+", "*")
+        if isinstance(value, list) and not several:
+            raise BadInput(f"--config {path}: {name} takes one value, got {len(value)}: {listing(value)}")
         values = [_written(v, action) for v in (value if isinstance(value, list) else [value])]
         if action.nargs == 0:  # a switch: given or not, without a value
             try:

@@ -61,7 +61,8 @@ def parser(method: str) -> Parser:
     add_output(made)
     add_run_flags(made)
     add_fields(made, kind, f"method {method} ({kind.PAPER})", prefix=PREFIX)
-    add_fields(made, TrainingConfig, "the loop", defaults=ERASE_DEFAULTS)
+    by_family = dict.fromkeys(("learning_rate", "adam_beta1", "adam_beta2", "forget_batch_size"), "by family")
+    add_fields(made, TrainingConfig, "the loop", defaults=ERASE_DEFAULTS, chosen=by_family)
     add_fields(made, Generation, "images that the model draws to show a concept, or what is to be kept")
     return made
 
@@ -69,10 +70,11 @@ def parser(method: str) -> Parser:
 def flatten(entries: dict[str, Any]) -> dict[str, Any]:
     """``method: {name: erasediff, eta: 0.2}`` -> ``method: erasediff``, ``method.eta: 0.2``."""
     method = entries.get("method")
-    if not isinstance(method, dict):
-        return entries
-    fields = {f"{PREFIX}{k}": v for k, v in method.items() if k != "name"}
-    return {**{k: v for k, v in entries.items() if k != "method"}, "method": method.get("name", DEFAULT), **fields}
+    name = method.get("name", DEFAULT) if isinstance(method, dict) else entries.get("method", DEFAULT)
+    if not isinstance(name, str):
+        raise BadInput(f"--config: method must be a name, or a mapping with a name, got {method!r}")
+    fields = {f"{PREFIX}{k}": v for k, v in method.items() if k != "name"} if isinstance(method, dict) else {}
+    return {**entries, "method": name, **fields}
 
 
 def main(argv: Sequence[str]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from erasediff.data.metadata import METADATA
+from erasediff.data.metadata import rows as metadata_rows
 from erasediff.errors import BadInput, listing, nearest
 from erasediff.randomness import generator
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from erasediff.data.sources import ImageData
 
 PLACE = "{}"  # in a template, where the class or caption goes
-METADATA = "metadata.jsonl"
-EXAMPLE = '{"file_name": "one.png", "text": "red hat"}'
 
 
 def from_column(data: ImageData, column: str) -> ImageData:
@@ -54,18 +53,8 @@ def in_templates(data: ImageData, templates: Sequence[str]) -> ImageData:
 
 
 def metadata(root: Path) -> list[dict[str, Any]]:
-    """The rows of ``root/metadata.jsonl``. Raises BadInput for a line that is no JSON object or names no image."""
-    rows = []
-    for number, line in enumerate((root / METADATA).read_text().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise BadInput(f"{root / METADATA} line {number} is not JSON: {error}") from None
-        if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-            raise BadInput(f"{root / METADATA} line {number} names no image; give {EXAMPLE}")
-        rows.append(row)
+    """The rows of ``root/metadata.jsonl``. Raises BadInput for one that cannot be used, or names no image."""
+    rows = metadata_rows(root)
     missing = [row["file_name"] for row in rows if not (root / row["file_name"]).is_file()]
     if missing:
         raise BadInput(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def encoded(
     """
     index = indices.unique()
     row = torch.full((len(data),), -1).scatter_(0, index, torch.arange(len(index)))
-    asked = {"key": key, "data": data.fingerprint(), "n": len(index), "first": index[:1].tolist()}
+    asked = {"key": key, "data": data.fingerprint(), "images": hashlib.sha256(index.numpy().tobytes()).hexdigest()}
     if place is not None and (place / RECORD).is_file() and read_json(place / RECORD) == asked:
         on_batch(len(index))
         return Encoded(_mapped(place), row)

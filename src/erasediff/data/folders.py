@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +11,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from erasediff.data import sources
-from erasediff.data.sources import IMAGE_SUFFIXES, ImageData
+from erasediff.data.metadata import METADATA, rows
+from erasediff.data.sources import IMAGE_SUFFIXES, UNREADABLE, ImageData
 from erasediff.errors import BadInput, listing
 
-METADATA = "metadata.jsonl"
 MODES = {1: "L", 3: "RGB"}
 
 
@@ -117,24 +116,11 @@ def _found(root: Path) -> list[tuple[str, str | None]]:
 
 
 def _captioned(root: Path) -> list[tuple[str, str | None]]:
-    rows = []
-    for number, line in enumerate((root / METADATA).read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
-            rows.append(_entry(line, f"{root / METADATA} line {number}"))
-    if not rows:
-        raise BadInput(f"{root / METADATA} names no image")
-    return rows
+    def said(row: dict[str, Any]) -> str | None:
+        text = row.get("text") if row.get("text") is not None else row.get("label")
+        return None if text is None else str(text)
 
-
-def _entry(line: str, where: str) -> tuple[str, str | None]:
-    try:
-        row: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{where} is not JSON: {error.msg}") from None
-    if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-        raise BadInput(f'{where} has no file_name; a line is like {{"file_name": "one.png", "text": "a hat"}}')
-    said = row.get("text") if row.get("text") is not None else row.get("label")
-    return row["file_name"], None if said is None else str(said)
+    return [(row["file_name"], said(row)) for row in rows(root)]
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, bool]:
@@ -147,7 +133,7 @@ def _read(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, bool]:
             image = ImageOps.exif_transpose(opened).convert(MODES[channels])
     except FileNotFoundError:
         raise BadInput(f"image {path} does not exist") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise BadInput(f"image {path} cannot be read: {' '.join(str(error).split())}") from None
     other = image.size != (width, height)
     if other:

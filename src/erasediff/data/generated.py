@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from erasediff.data.folders import METADATA, MODES
+from erasediff.data.folders import MODES
+from erasediff.data.metadata import METADATA
 from erasediff.errors import BadInput, listing
 from erasediff.files import read_json, writable, write_atomic, write_json
 from erasediff.randomness import derived_seed

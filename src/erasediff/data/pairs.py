@@ -95,8 +95,9 @@ class Rows:
 class Pairs:
     """``pairs.at(step)`` is the pair of that step: nothing to save, nothing to restore.
 
-    Each process of ``world`` takes its ``rank``-th share of the rows of the one global batch. ``encoded``: latents of
-    the images, where the model works in latents.
+    Each process of ``world`` takes its ``rank``-th share of the rows of the one global batch. ``forget_batch_size``:
+    samples of a forget batch, by default ``batch_size``. ``encoded``: latents of the images, where the model works in
+    latents.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Pairs:
         forget: Tensor | None,
         *,
         batch_size: int,
+        forget_batch_size: int | None = None,
         seed: int,
         device: torch.device | str = "cpu",
         rank: int = 0,
@@ -116,16 +118,18 @@ class Pairs:
         self.encoded = encoded
         self.batch_size = batch_size
         self.retain = Rows(retain, batch_size * world, seed, "retain")
-        self.forget = None if forget is None else Rows(forget, batch_size * world, seed, "forget")
+        size = forget_batch_size or batch_size
+        self.forget = None if forget is None else Rows(forget, size * world, seed, "forget")
 
     def at(self, step: int) -> Pair:
         forget = None if self.forget is None else self._batch(self.forget, step)
         return Pair(retain=self._batch(self.retain, step), forgotten=forget)
 
     def _batch(self, rows: Rows, step: int) -> Batch:
-        start = self.rank * self.batch_size
-        index = rows.at(step)[start : start + self.batch_size]
+        share = rows.batch_size // self.world
+        start = self.rank * share
+        index = rows.at(step)[start : start + share]
         labels = None if self.data.labels is None else self.data.labels[index].to(self.device)
         images = as_floats(self.data.images[index].to(self.device))  # a quarter of the bytes travels
         encoded = None if self.encoded is None else self.encoded.at(index).to(self.device)
-        return Batch(images, labels, index, rows.role, start, self.batch_size * self.world, encoded)
+        return Batch(images, labels, index, rows.role, start, rows.batch_size, encoded)

@@ -12,16 +12,19 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from erasediff.data.captions import METADATA, metadata
+from erasediff.data.captions import metadata
+from erasediff.data.metadata import METADATA
 from erasediff.errors import BadInput, listing
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for a bad file
 HELD_OUT_SHARE = 0.2
 NPZ_ARRAYS = ("images", "labels", "class_names", "held_out", "captions")
 
@@ -66,6 +69,11 @@ class ImageData:
 def as_floats(images: Tensor) -> Tensor:
     """uint8 images in 0..255 -> float32 in [-1, 1], on the device they are on."""
     return images.float() / 127.5 - 1
+
+
+def as_bytes(images: Tensor) -> Tensor:
+    """Images in [-1, 1] -> uint8 in 0..255, rounded; what is outside is clamped."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def build(
@@ -126,10 +134,13 @@ def npz(spec: str) -> ImageData:
     take their place: equal captions are one class.
     """
     try:
-        with np.load(spec, allow_pickle=False) as archive:
+        # Opened here: np.load leaves a file open that turns out to be no archive.
+        with Path(spec).open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {k: archive[k] for k in NPZ_ARRAYS if k in archive.files}
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, BadZipFile) as error:
         raise BadInput(f"{spec} cannot be read as .npz without pickles: {error}") from None
+    except TypeError:  # np.load goes by the content, and an array alone is no archive
+        raise BadInput(f"{spec} is a single array; needed is a .npz with the arrays images and labels") from None
     if "images" not in arrays:
         raise BadInput(f"{spec} has no array named images; needed are images and labels")
     names = [str(n) for n in arrays["class_names"]] if "class_names" in arrays else None
@@ -228,8 +239,8 @@ def _read(path: Path) -> np.ndarray:
             return np.asarray(image.convert("L" if image.mode in ("1", "L", "I;16") else "RGB"))
     except FileNotFoundError:
         raise BadInput(f"image {path} does not exist") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise BadInput(f"image {path} cannot be read: {error}") from None
+    except UNREADABLE as error:
+        raise BadInput(f"image {path} cannot be read: {' '.join(str(error).split())}") from None
 
 
 def hub(spec: str) -> ImageData:
@@ -242,15 +253,21 @@ def hub(spec: str) -> ImageData:
             f"data {spec!r} is no file, folder or built-in ({known}); "
             "for an id of the Hub install the extra: pip install 'erasediff[hub]'"
         ) from None
-    table = datasets.load_dataset(spec, split="train")
+    try:
+        table = datasets.load_dataset(spec, split="train")
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        said = " ".join(str(error).split())
+        raise BadInput(f"data {spec!r} is no file or folder, nor a data set of the Hub: {said}") from None
     images = next((n for n, f in table.features.items() if isinstance(f, datasets.Image)), None)
     labels = next((n for n, f in table.features.items() if isinstance(f, datasets.ClassLabel)), None)
     if images is None:
         raise BadInput(f"data {spec!r} has no image column; its columns: {listing(table.features)}")
-    arrays = np.stack([np.asarray(image) for image in table[images]])
+    arrays = [np.asarray(image) for image in table[images]]
+    if len(shapes := {a.shape for a in arrays}) > 1:
+        raise BadInput(f"images of {spec!r} differ in shape: {listing(sorted(shapes)[:4])}; bring them to one")
     if labels is None:
-        return build(spec, arrays, None)
-    return build(spec, arrays, np.array(table[labels]), class_names=table.features[labels].names)
+        return build(spec, np.stack(arrays), None)
+    return build(spec, np.stack(arrays), np.array(table[labels]), class_names=table.features[labels].names)
 
 
 def drawn(spec: str) -> ImageData:

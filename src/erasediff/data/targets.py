@@ -12,6 +12,7 @@ from torch import Tensor
 
 from erasediff.data.sources import IMAGE_SUFFIXES, ImageData
 from erasediff.errors import BadInput, listing, nearest
+from erasediff.files import read_text
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Samples:
         if path.is_dir():
             found = [p.name for p in sorted(path.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES]
         elif path.is_file():
-            found = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+            found = [line.strip() for line in read_text(path).splitlines() if line.strip()]
         else:
             raise BadInput(f"target {self}: {path} does not exist; give a file with one index or file name a line")
         if not found:
@@ -69,11 +70,16 @@ class Samples:
 
     def members(self, data: ImageData) -> Tensor:
         """Mask [N] of the samples named."""
-        place = {name: i for i, name in enumerate(data.names)}
-        place |= {Path(name).name: i for name, i in place.items()}
+        exact = {name: i for i, name in enumerate(data.names)}
+        inside: dict[str, list[str]] = {}  # file name -> names that end in it
+        for name in exact:
+            inside.setdefault(Path(name).name, []).append(name)
         mask = torch.zeros(len(data), dtype=torch.bool)
         for entry in self.entries():
-            index = int(entry) if entry.isdigit() and entry not in place else place.get(entry, -1)
+            meant = [entry] if entry in exact else inside.get(entry, [])
+            if len(meant) > 1:
+                raise BadInput(f"target {self} names {entry!r}, which may be {listing(sorted(meant))}; give it in full")
+            index = exact[meant[0]] if meant else int(entry) if entry.isdigit() else -1
             if not 0 <= index < len(data):
                 raise BadInput(
                     f"target {self} names {entry!r}, which is not among the {len(data)} samples of {data.spec}"

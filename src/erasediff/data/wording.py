@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from erasediff.errors import BadInput
+from erasediff.files import read_text
 
 # Neutral ways to ask for anything: they add no style, no place and no company.
 TEMPLATES = ("{}", "an image of {}", "a picture of {}", "a close-up of {}", "{}, in detail")
@@ -50,10 +51,7 @@ def read(source: str | Path | Sequence[str], what: str = "prompts") -> tuple[str
     path = Path(source)
     if not path.is_file():
         raise BadInput(f"{what} file {path} does not exist; give a file with one prompt a line")
-    try:
-        found = distinct(path.read_text(encoding="utf-8").splitlines())
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{what} file {path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    found = distinct(read_text(path).splitlines())
     if not found:
         raise BadInput(f"{what} file {path} is empty; give one prompt a line")
     return found

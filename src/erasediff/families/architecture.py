@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,6 +11,15 @@ from erasediff.errors import BadInput, check_one_of
 from erasediff.families.entries import STABLE_DIFFUSION, UNET2D
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+
+
+def norm_groups(widths: Sequence[int]) -> int:
+    """Groups of the group norms of layers that are ``widths`` wide: a divisor of all of them.
+
+    Four channels a group at least: a group of one would normalise away the time and class that are added.
+    """
+    common = math.gcd(*widths)
+    return max(n for n in range(1, max(1, common // 4) + 1) if common % n == 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from erasediff.families.base import ClassConditions, Condition
 from erasediff.families.latents import Latents
 from erasediff.families.noising import Noising
 from erasediff.families.reading import read_index, read_part, read_scheduler
+from erasediff.families.samplers import ode_solver
 from erasediff.files import staged_directory
 
 SCHEDULERS = tuple(s.name for s in KarrasDiffusionSchedulers)
@@ -84,13 +85,7 @@ class DiT:
         return [embedder.embedding_table for embedder in _embedders(denoiser)]
 
     def sampler(self, num_inference_steps: int) -> DPMSolverMultistepScheduler:
-        # Latents have no range to be clipped to. A scheduler that is told of a learned variance splits its input, at
-        # three channels whatever the latents have. And an ODE's solver: the first noise alone decides on the image.
-        sampler = DPMSolverMultistepScheduler.from_config(
-            self.scheduler.config, thresholding=False, variance_type=None, algorithm_type="dpmsolver++"
-        )
-        sampler.set_timesteps(num_inference_steps)
-        return sampler
+        return ode_solver(self.scheduler, num_inference_steps)
 
     def pipeline(self) -> DiTPipeline:
         """A pipeline over the same weights, all where the denoiser is."""

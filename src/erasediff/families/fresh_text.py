@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
 from erasediff.errors import BadInput, listing
+from erasediff.families.architecture import norm_groups
 from erasediff.families.stable_diffusion import StableDiffusion
 from erasediff.families.vocabulary import text_encoder, tokenizer
 
@@ -49,8 +49,7 @@ def fresh_text(
         **_blocks(len(block_out_channels), attention_levels),
         cross_attention_dim=WIDTH,
         attention_head_dim=4,  # heads, whatever its name
-        # Four channels a group at least: a group of one would normalise away the time that is added.
-        norm_num_groups=max(1, math.gcd(*block_out_channels) // 4),
+        norm_num_groups=norm_groups(block_out_channels),
         dropout=dropout,
     )
     scheduler = DDIMScheduler(

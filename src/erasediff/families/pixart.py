@@ -13,7 +13,7 @@ from torch import Tensor
 from erasediff.families.components import T5_TEXT, T5_WORDS, VAE, weights
 from erasediff.families.noising import Noising
 from erasediff.families.reading import read_index
-from erasediff.families.stable_diffusion import ode_solver
+from erasediff.families.samplers import ode_solver
 from erasediff.families.text_maps import CAPTIONS
 from erasediff.families.worded import Part, Width, Worded
 

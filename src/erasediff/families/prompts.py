@@ -10,15 +10,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialised
 from torch import Tensor
 
 from erasediff.errors import BadInput, listing, nearest
-from erasediff.files import write_atomic
 
 NULL = ""
 
@@ -69,49 +66,8 @@ class PromptTable:
             self._moved[device] = {name: tensor.to(device) for name, tensor in self.embeddings.items()}
         return {name: tensor[labels] for name, tensor in self._moved[device].items()}
 
-    def extended(self, more: PromptTable) -> PromptTable:
-        """These prompts, then those of ``more`` that are new, in their order; the empty prompt stays last.
-
-        A prompt that both have keeps the embedding it has here. Raises BadInput for tensors of other names or shapes.
-        """
-        if {n: t.shape[1:] for n, t in self.embeddings.items()} != {n: t.shape[1:] for n, t in more.embeddings.items()}:
-            raise BadInput(
-                f"tables of different text encoders cannot be joined: {_shapes(self)} here, {_shapes(more)} there"
-            )
-        new = [p for p in more.prompts if p not in self._rows]
-        order = sorted([*self.prompts, *new], key=lambda prompt: prompt == NULL)
-        here, there = list(self.prompts), [more.index(p) for p in new]
-        place = {prompt: row for row, prompt in enumerate([*here, *new])}
-        chosen = [place[prompt] for prompt in order]
-        joined = {n: torch.cat([t, more.embeddings[n][there].to(t)])[chosen] for n, t in self.embeddings.items()}
-        return PromptTable(tuple(order), joined)
-
-    def save(self, path: Path) -> None:
-        """Write one safetensors file; the prompts are JSON in its metadata."""
-        write_atomic(path, self._file())
-
-    @classmethod
-    def load(cls, path: Path) -> PromptTable:
-        """Read what :meth:`save` wrote. Raises BadInput for a file that is missing, broken or no prompt table."""
-        if not path.is_file():
-            raise BadInput(f"prompt table {path} does not exist; give a file that PromptTable.save wrote")
-        try:
-            with safe_open(path, framework="pt") as stored:
-                prompts = json.loads((stored.metadata() or {})["prompts"])
-                names = list(stored.keys())
-                return cls(tuple(map(str, prompts)), {name: stored.get_tensor(name) for name in names})
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise BadInput(f"{path} is no prompt table: {error}; give a file that PromptTable.save wrote") from error
-
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the file that :meth:`save` writes: of the prompts, their order and their embeddings."""
-        return hashlib.sha256(self._file()).hexdigest()
-
-    def _file(self) -> bytes:
+        """SHA-256 of a safetensors file of all this: of the prompts, their order and their embeddings."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.embeddings.items()}
-        return serialised(tensors, metadata={"prompts": json.dumps(self.prompts)})
-
-
-def _shapes(table: PromptTable) -> str:
-    return listing(f"{name} {[*tensor.shape[1:]]}" for name, tensor in table.embeddings.items())
+        return hashlib.sha256(serialised(tensors, metadata={"prompts": json.dumps(self.prompts)})).hexdigest()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from erasediff.families.components import CLIP_TEXT, CLIP_WORDS, UNET, VAE
 from erasediff.families.noising import Noising
+from erasediff.families.samplers import ode_solver
 from erasediff.families.text_reader import OneEncoder
 from erasediff.families.worded import Part, Width, Worded
 
@@ -66,17 +67,6 @@ def unet_widths(pipeline: Any, text: int) -> list[Width]:
         Width("text", unet.cross_attention_dim, text),
         Width("embedded guidance", unet.time_cond_proj_dim or 0, 0),
     ]
-
-
-def ode_solver(scheduler: Any, num_inference_steps: int) -> DPMSolverMultistepScheduler:
-    """A fast solver over the table of a variance-preserving scheduler, for latents."""
-    # Latents have no range to be clipped to. A scheduler that is told of a learned variance splits its input, at
-    # three channels whatever the latents have. And an ODE's solver: the first noise alone decides on the image.
-    sampler = DPMSolverMultistepScheduler.from_config(
-        scheduler.config, thresholding=False, variance_type=None, algorithm_type="dpmsolver++"
-    )
-    sampler.set_timesteps(num_inference_steps)
-    return sampler
 
 
 load, adopt, load_file = StableDiffusion.load, StableDiffusion.adopt, StableDiffusion.load_file

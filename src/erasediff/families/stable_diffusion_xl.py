@@ -12,7 +12,8 @@ from torch import Tensor
 from erasediff.families.components import CLIP_PROJECTED, CLIP_TEXT, CLIP_WORDS, UNET, VAE
 from erasediff.families.noising import Noising
 from erasediff.families.prompts import NULL
-from erasediff.families.stable_diffusion import ode_solver, unet_widths
+from erasediff.families.samplers import ode_solver
+from erasediff.families.stable_diffusion import unet_widths
 from erasediff.families.worded import Part, Width, Worded
 
 

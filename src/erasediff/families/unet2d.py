@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -15,6 +14,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, DPMSolverMultistepScheduler, 
 from torch import Tensor, nn
 
 from erasediff.errors import BadInput, listing
+from erasediff.families.architecture import norm_groups
 from erasediff.families.base import ClassConditions, Condition
 from erasediff.families.noising import Noising
 from erasediff.families.pipelines.class_conditional_ddpm import ClassConditionalDDPMPipeline
@@ -145,8 +145,7 @@ def fresh(
         layers_per_block=layers_per_block,
         down_block_types=tuple("AttnDownBlock2D" if i in attends else "DownBlock2D" for i in range(levels)),
         up_block_types=tuple("AttnUpBlock2D" if i in attends else "UpBlock2D" for i in reversed(range(levels))),
-        # Four channels a group at least: a group of one would normalise away the time and class that are added.
-        norm_num_groups=max(1, math.gcd(*block_out_channels) // 4),
+        norm_num_groups=norm_groups(block_out_channels),
         attention_head_dim=8,
         dropout=dropout,
         num_class_embeds=len(class_names) + 1 if class_names else None,

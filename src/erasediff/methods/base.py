@@ -106,6 +106,9 @@ class StepContext(Protocol):
     ) -> Tensor:
         """Images [count, C, H, W] in [-1, 1] drawn from the frozen model; ``labels``: [count]. 1: without guidance."""
 
+    def averaged(self, values: Tensor) -> Tensor:
+        """The mean of ``values`` over the processes that share the run, of whose batches each measured its own rows."""
+
     def weights(self) -> list[Tensor]:
         """The weights that are trained, as they are now, without a graph; in the order of every gradient list."""
 
@@ -134,7 +137,7 @@ class Needs:
 
     ``classes``: another class than the target's; ``own_condition``: conditions that ask for the target and nothing
     else, so that whole classes or a concept are forgotten; ``text_maps``: a model that reads text through known maps;
-    ``moments``: Adam's moments, each in full.
+    ``moments``: Adam's moments, each in full; ``paired``: forget and retain batches of one size.
     """
 
     forget_set: bool = True
@@ -146,6 +149,7 @@ class Needs:
     own_condition: bool = False
     text_maps: bool = False
     moments: bool = False
+    paired: bool = False
 
 
 class GradientMethod(Protocol):
@@ -226,6 +230,20 @@ def gradient_lists(method: GradientMethod) -> int:
     Two terms and their weighted sum make three; a method that differs says so in ``GRADIENT_LISTS``.
     """
     return int(getattr(method, "GRADIENT_LISTS", 3))
+
+
+def step_cost(method: Method, forget_share: float = 1.0) -> float:
+    """Forwards of one batch that a step costs where the forget batch is ``forget_share`` of the retain batch.
+
+    A method that does not say what it spends on the forget batch (``forget_forwards``) counts as if that were whole.
+    """
+    spent = getattr(method, "forget_forwards", lambda: 0.0)()
+    return method.forward_equivalents() - (1 - forget_share) * spent
+
+
+def measures_slack(method: Method) -> bool:
+    """Whether each of its steps can log the slack of its forget loss: it says so, or can be told to (track_slack)."""
+    return hasattr(method, "track_slack") or bool(getattr(method, "FLOOR_KNOWN", False))
 
 
 class Stateless:

@@ -18,9 +18,10 @@ from typing import ClassVar
 import torch
 
 from erasediff.data.pairs import Batch, Pair, Pairs
-from erasediff.data.sources import as_floats
+from erasediff.data.sources import as_bytes
 from erasediff.errors import BadInput, check_finite, check_one_of, check_shares
 from erasediff.methods.base import Direction, Needs, State, StepContext, Term, record
+from erasediff.methods.drawn import showing_drawn
 from erasediff.methods.objectives import RETAIN_OBJECTIVES, Anchor, retain_cost
 from erasediff.solver.gram import combine
 
@@ -56,6 +57,7 @@ class ConceptAblation:
 
     PAPER: ClassVar[str] = "arXiv:2303.13516"
     SUMMARY: ClassVar[str] = "the concept is answered as the frozen model answers an anchor"
+    FLOOR_KNOWN: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_one_of("images", self.images, IMAGES)
@@ -90,7 +92,7 @@ class ConceptAblation:
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self.guidance_scale,
         )
-        return {"anchor.images": ((drawn + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)}
+        return {"anchor.images": as_bytes(drawn)}
 
     def direction(self, ctx: StepContext, pair: Pair, state: State) -> Direction:
         forget, *held = self._terms(ctx, pair, state)
@@ -121,6 +123,4 @@ def _drawn(ctx: StepContext, forget: Batch, state: State) -> Batch:
     """The forget batch's conditions on images of the anchor, drawn anew at each step; or the forget batch itself."""
     if "anchor.images" not in state:
         return forget
-    images = state["anchor.images"]
-    rows = (ctx.uniform(forget, "anchor") * len(images)).long().clamp(max=len(images) - 1)
-    return replace(forget, images=as_floats(images[rows]), index=rows)
+    return showing_drawn(ctx, forget, state["anchor.images"], "anchor")

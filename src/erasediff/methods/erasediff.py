@@ -18,7 +18,7 @@ from typing import ClassVar, Self
 from torch import Tensor
 
 from erasediff.data.pairs import Pair, Pairs
-from erasediff.errors import BadInput, check_one_of, check_shares
+from erasediff.errors import BadInput, check_finite, check_one_of, check_shares
 from erasediff.families.base import ClassConditions
 from erasediff.methods.base import Direction, Needs, State, StepContext, record
 from erasediff.methods.forgetting import AUTO, FORGET_TARGETS, WEIGHTINGS, Asked, suited
@@ -41,7 +41,7 @@ class EraseDiff:
             classes of a class-conditional model are forgotten, else redirect; ``anchor`` (the frozen model under
             the anchor's prompt) for models asked in words, and what ``auto`` takes where an anchor is given.
         others: which classes ``relabel`` draws: ``distant`` (rather those that the frozen model tells best from the
-            sample's own) or ``uniform``.
+            sample's own; of more than 128 classes all alike) or ``uniform``.
         neighbours: retained images that each forget sample is redirected to.
         repulsion: how far the ``relabel`` or ``anchor`` target is pushed away from the sample's own class; 0 for the
             plain one; by default 0.8 under ``relabel`` and 0.5 under ``anchor``.
@@ -87,6 +87,8 @@ class EraseDiff:
 
     PAPER: ClassVar[str] = "arXiv:2401.05779"
     SUMMARY: ClassVar[str] = "constrained descent with a value function, solved to first order"
+    FORGET_SHARE: ClassVar[float] = 0.25
+    """How many forget samples suffice for each retain sample of a step: measured on classes, images/search.md."""
 
     def __post_init__(self) -> None:
         check_one_of("forget_target", self.forget_target, [AUTO, *FORGET_TARGETS])
@@ -97,13 +99,10 @@ class EraseDiff:
         check_shares(self, "null_share", "retain_null_share", "timestep_focus")
         if self.neighbours < 1:
             raise BadInput(f"neighbours must be at least 1, got {self.neighbours}")
-        for name in ("repulsion", "eta_end"):
-            if (given := getattr(self, name)) is not None and not given >= 0:
-                raise BadInput(f"{name} must not be negative, got {given}")
         for name in ("eta", "max_multiplier"):
             if not getattr(self, name) > 0:
                 raise BadInput(f"{name} must be above 0, got {getattr(self, name)}")
-
+        check_finite(self, "repulsion", "eta", "eta_end", "multiplier", "norm_floor")
         if (
             self.weighting != "none"
             and self.forget_target not in ("unconditional", "redirect", "anchor")
@@ -162,8 +161,8 @@ class EraseDiff:
         if self.timestep_focus:
             state["timesteps"] = importance(ctx, pairs, self.timestep_focus)
         target = suited(self.forget_target, ctx.model.conditions)
-        if target == "relabel" and (weights := CHOICES[self.others]) is not None:
-            state["others"] = weights(ctx, pairs)
+        if target == "relabel" and (weights := CHOICES[self.others](ctx, pairs)) is not None:
+            state["others"] = weights
         if target == "redirect":
             state |= neighbours(pairs, k=self.neighbours, candidates=None)
         return state
@@ -200,7 +199,11 @@ class EraseDiff:
 
     def forward_equivalents(self) -> float:
         """Two students (forward and backward) and the frozen passes of target, floor and distillation."""
+        return self.forget_forwards() + retain_cost(self.retain)
+
+    def forget_forwards(self) -> float:
+        """Those of the forget batch."""
         name = "relabel" if self.forget_target == AUTO else self.forget_target
         target = FORGET_TARGETS[name]
         drawn = (target.drawn_floor and self.measures_slack) + (target.repulsion > 0 and self._pushed(name) > 0)
-        return 3 + target.frozen_passes + drawn + retain_cost(self.retain)
+        return 3 + target.frozen_passes + drawn

@@ -59,6 +59,7 @@ class ESD(Stateless):
 
     PAPER: ClassVar[str] = "arXiv:2303.07345"
     SUMMARY: ClassVar[str] = "negative guidance against the concept, distilled into the answer to it"
+    FLOOR_KNOWN: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_one_of("x_t", self.x_t, SOURCES)

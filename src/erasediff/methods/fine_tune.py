@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from erasediff.data.pairs import Pair
+from erasediff.errors import check_shares
 from erasediff.methods.base import Direction, Needs, State, Stateless, StepContext, record
 from erasediff.methods.objectives import Denoise
 
@@ -24,6 +25,9 @@ class FineTune(Stateless):
     SUMMARY: ClassVar[str] = "denoising loss on the retain set alone: the control"
     GRADIENT_LISTS: ClassVar[int] = 1
     needs: ClassVar[Needs] = Needs(forget_set=False)
+
+    def __post_init__(self) -> None:
+        check_shares(self, "null_share")
 
     def direction(self, ctx: StepContext, pair: Pair, state: State) -> Direction:
         (retain,) = ctx.gradients((Denoise(self.null_share), pair.retain))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from erasediff.data.pairs import Pair
+from erasediff.errors import check_finite, check_shares
 from erasediff.methods.base import Direction, Needs, State, Stateless, StepContext, record
 from erasediff.methods.objectives import Denoise
 from erasediff.solver.gram import combine
@@ -29,6 +30,9 @@ class NegGrad(Stateless):
     SUMMARY: ClassVar[str] = "gradient ascent on the forget set alone"
     GRADIENT_LISTS: ClassVar[int] = 2
     needs: ClassVar[Needs] = Needs(retain_set=False)
+
+    def __post_init__(self) -> None:
+        check_shares(self, "null_share")
 
     def direction(self, ctx: StepContext, pair: Pair, state: State) -> Direction:
         (forget,) = ctx.gradients((Denoise(self.null_share), pair.forget))
@@ -53,6 +57,10 @@ class GradDiff(Stateless):
     PAPER: ClassVar[str] = "arXiv:1911.04933"
     SUMMARY: ClassVar[str] = "descent on the retain set, ascent on the forget set"
     needs: ClassVar[Needs] = Needs()
+
+    def __post_init__(self) -> None:
+        check_finite(self, "weight")
+        check_shares(self, "null_share")
 
     def direction(self, ctx: StepContext, pair: Pair, state: State) -> Direction:
         objective = Denoise(self.null_share)

@@ -109,7 +109,8 @@ class UniformNoise:
         noisy = self.timesteps.noised(ctx, batch)
         prediction = ctx.predict(noisy, condition_dropped(ctx, batch, self.null_share))
         noising = ctx.model.noising
-        weight = noising.noise_weight(noisy)
+        # Without signal nothing is implied: the noise is all there is, whatever the prediction says.
+        weight = noising.noise_weight(noisy) * (noisy.signal > 0)
         target = ctx.uniform_like(batch, noisy.noise, "forget_noise")
         scale = weight.sqrt()
         loss = ctx.divergence(scale * noising.implied_noise(prediction, noisy), scale * target)

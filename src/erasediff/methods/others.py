@@ -7,6 +7,7 @@ proportion to a power of that distance (ours; no paper is known to us).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -18,6 +19,7 @@ from erasediff.methods.base import StepContext
 BATCHES = 2
 POWER = 2.0  # of the squared distance
 LEAST = 1e-6
+MOST = 128  # classes: each costs BATCHES frozen batches, and a mean over so many hardly resembles one of them
 
 
 def distances(ctx: StepContext, pairs: Pairs) -> Tensor:
@@ -40,13 +42,16 @@ def distances(ctx: StepContext, pairs: Pairs) -> Tensor:
             answer = ctx.predict(noisy, torch.full_like(own_labels, other), frozen=True)
             total[:, other].index_add_(0, rows, ctx.divergence(own, answer).double().cpu())
         count.index_add_(0, rows, torch.ones(len(rows), 1, dtype=torch.float64))
-    return torch.where(count > 0, total / count.clamp_min(1), torch.ones_like(total)).float()
+    total, count = ctx.averaged(total), ctx.averaged(count)
+    return torch.where(count > 0, total / count, torch.ones_like(total)).float()
 
 
-def distant(ctx: StepContext, pairs: Pairs) -> Tensor:
+def distant(ctx: StepContext, pairs: Pairs) -> Tensor | None:
     """Weights for :meth:`ClassConditions.other`: distances to a power, the largest of each row 1; a row of zeros is
-    one of ones.
+    one of ones. ``None``, all alike, where the model has more than ``MOST`` classes (or captions).
     """
+    if ctx.model.conditions.num_classes > MOST:
+        return None
     found = distances(ctx, pairs)
     most = found.max(1, keepdim=True).values
     weights = torch.where(most > 0, found / most.clamp_min(torch.finfo(found.dtype).tiny), torch.ones_like(found))
@@ -54,5 +59,9 @@ def distant(ctx: StepContext, pairs: Pairs) -> Tensor:
     return (weights**POWER).clamp_min(LEAST).to(ctx.weights()[0].device)
 
 
-CHOICES = {"uniform": None, "distant": distant}
+def uniform(ctx: StepContext, pairs: Pairs) -> None:
+    """No weights: all classes are drawn alike."""
+
+
+CHOICES: dict[str, Callable[[StepContext, Pairs], Tensor | None]] = {"uniform": uniform, "distant": distant}
 """Name -> what prepares the weights."""

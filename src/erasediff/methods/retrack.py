@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from erasediff.data.pairs import Pair, Pairs
-from erasediff.errors import BadInput, check_shares
+from erasediff.errors import BadInput, check_finite, check_shares
 from erasediff.methods.base import Direction, Needs, State, StepContext, record
 from erasediff.methods.objectives import Denoise
 from erasediff.methods.redirect import Redirect, neighbours
@@ -43,13 +43,13 @@ class ReTrack:
 
     PAPER: ClassVar[str] = "arXiv:2509.13007"
     SUMMARY: ClassVar[str] = "noisy forget samples are led to their nearest retained images"
+    FLOOR_KNOWN: ClassVar[bool] = True
     needs: ClassVar[Needs] = Needs()
 
     def __post_init__(self) -> None:
         if self.k < 1:
             raise BadInput(f"k must be at least 1, got {self.k}")
-        if not self.weight >= 0:
-            raise BadInput(f"weight must not be negative, got {self.weight}")
+        check_finite(self, "weight")
         if self.candidates is not None and self.candidates < 1:
             raise BadInput(f"candidates must be at least 1, got {self.candidates}")
         check_shares(self, "null_share")

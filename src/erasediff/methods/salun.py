@@ -16,7 +16,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from erasediff.data.pairs import Pair, Pairs
-from erasediff.errors import BadInput, check_shares
+from erasediff.errors import BadInput, check_finite, check_shares
 from erasediff.methods.base import Direction, Needs, State, StepContext, record
 from erasediff.methods.objectives import Denoise, Relabel
 from erasediff.solver.gram import combine
@@ -50,8 +50,7 @@ class SalUn:
             raise BadInput(f"mask_share must lie in (0, 1], got {self.mask_share}")
         if self.mask_batches < 1:
             raise BadInput(f"mask_batches must be at least 1, got {self.mask_batches}")
-        if self.alpha < 0:
-            raise BadInput(f"alpha must not be negative, got {self.alpha}")
+        check_finite(self, "alpha")
         check_shares(self, "null_share", "forget_null_share")
 
     def prepare(self, ctx: StepContext, pairs: Pairs) -> State:

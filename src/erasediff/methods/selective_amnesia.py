@@ -26,10 +26,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from erasediff.data.pairs import Batch, Pair, Pairs
-from erasediff.data.sources import as_floats
+from erasediff.data.sources import as_bytes, as_floats
 from erasediff.errors import BadInput, check_finite, check_one_of, check_shares, listing
 from erasediff.files import write_atomic
 from erasediff.methods.base import Direction, Losses, Needs, State, StepContext, record
+from erasediff.methods.drawn import showing_drawn
 from erasediff.methods.objectives import Denoise
 from erasediff.randomness import generator
 from erasediff.solver.fisher import ewc_gradient, ewc_penalty, is_fisher
@@ -162,16 +163,15 @@ class SelectiveAmnesia:
         """Images uint8 [count, C, H, W] of the frozen model and their labels [count], as many of each class."""
         labels = torch.tensor(classes)[torch.arange(count) % len(classes)]
         images = ctx.generate(labels, count, purpose, num_inference_steps=self.replay_steps)
-        return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8), labels.to(images.device)
+        return as_bytes(images), labels.to(images.device)
 
 
 def _replayed(ctx: StepContext, retain: Batch, state: State) -> Batch:
     """As many images of the replay as the retain batch has, drawn anew at each step; or the retain batch itself."""
     if "replay.images" not in state:
         return retain
-    images, labels = state["replay.images"], state["replay.labels"]
-    rows = (ctx.uniform(retain, "replay") * len(images)).long().clamp(max=len(images) - 1)
-    return replace(retain.showing(as_floats(images[rows])), labels=labels[rows], index=rows, role="replay")
+    batch = showing_drawn(ctx, retain, state["replay.images"], "replay")
+    return replace(batch, labels=state["replay.labels"][batch.index], role="replay")
 
 
 def _labels(pairs: Pairs) -> Tensor:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from erasediff.data.pairs import Batch, Pair, Pairs
-from erasediff.errors import BadInput, check_shares
+from erasediff.errors import BadInput, check_finite, check_shares
 from erasediff.families.base import Condition
 from erasediff.methods.base import Direction, Losses, Needs, State, StepContext, Term, record
 from erasediff.methods.objectives import Denoise, condition_dropped
@@ -110,12 +110,11 @@ class SISS:
 
     PAPER: ClassVar[str] = "arXiv:2503.01034"
     SUMMARY: ClassVar[str] = "descent on kept minus scaled ascent on deleted data, at one sample of their mixture"
-    needs: ClassVar[Needs] = Needs()
+    needs: ClassVar[Needs] = Needs(paired=True)
 
     def __post_init__(self) -> None:
         check_shares(self, "mixing", "null_share")
-        if not self.delete_share >= 0:
-            raise BadInput(f"delete_share must not be negative, got {self.delete_share}")
+        check_finite(self, "delete_share")
 
     def prepare(self, ctx: StepContext, pairs: Pairs) -> State:
         """``counts``: how many samples are kept and how many deleted."""

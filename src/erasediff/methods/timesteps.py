@@ -65,7 +65,8 @@ def importance(ctx: StepContext, pairs: Pairs, focus: float) -> Tensor:
         bins = (noisy.t.cpu() * BINS) // steps
         total.index_add_(0, bins, apart)
         count.index_add_(0, bins, torch.ones_like(apart))
-    profile = total / count.clamp_min(1)
+    total, count = ctx.averaged(torch.stack([total, count])).unbind()
+    profile = torch.where(count > 0, total / count, 0.0)
     uniform = torch.full((BINS,), 1 / BINS, dtype=torch.float64)
     if profile.sum() == 0:  # a model that answers alike under every class has nowhere to look
         return uniform.float()

@@ -22,6 +22,8 @@ class TrainingConfig:
         learning_rate: Adam's learning rate, at its highest. erase takes 1e-4 for DiT and 1e-5 for models asked in
             words, ten times as much for a LoRA on these, unless told otherwise.
         train_batch_size: samples in one forward pass, per process, of each of the forget and the retain batch.
+        forget_batch_size: of the forget batch, where it is another; by default as many, and erase takes a quarter for
+            classes of UNet2DModel with EraseDiff's objectives, whose forget gradient has little noise.
         gradient_accumulation_steps: forward passes in one step; the gradients that are weighed are the whole batch's.
         max_grad_norm: the combined gradient is scaled down to this norm; 0 turns it off.
         lr_scheduler: constant, constant_with_warmup, linear or cosine.
@@ -55,6 +57,7 @@ class TrainingConfig:
     max_train_steps: int = 300
     learning_rate: float = 2e-4
     train_batch_size: int = 64
+    forget_batch_size: int | None = None
     gradient_accumulation_steps: int = 1
     max_grad_norm: float = 1.0
     lr_scheduler: str = "constant"
@@ -88,6 +91,8 @@ class TrainingConfig:
         for name in ("max_grad_norm", "lr_warmup_steps", "adam_weight_decay", "checkpointing_steps", "seed"):
             if getattr(self, name) < 0:
                 raise BadInput(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.forget_batch_size is not None and self.forget_batch_size < 1:
+            raise BadInput(f"forget_batch_size must be at least 1, got {self.forget_batch_size}")
         if self.rank is not None and self.rank < 1:
             raise BadInput(f"rank must be at least 1, got {self.rank}; leave it out to train the weights themselves")
         if self.lora_alpha is not None and self.rank is None:
@@ -108,6 +113,11 @@ class TrainingConfig:
         for name, allowed in (("mixed_precision", AUTOCAST), ("lr_scheduler", SCHEDULES)):
             check_one_of(name, getattr(self, name), allowed)
 
+    @property
+    def forget_share(self) -> float:
+        """Samples of a forget batch over those of a retain batch."""
+        return (self.forget_batch_size or self.train_batch_size) / self.train_batch_size
+
     def decided(self) -> Self:
         """The same with ``auto`` decided: what goes into the record."""
         if self.parameters != AUTO:
@@ -115,11 +125,9 @@ class TrainingConfig:
         return replace(self, parameters="full" if self.rank is None else "attention")
 
 
-# Large steps and few: the retain objective of the default method has little variance at first; and a short memory of
-# them, since the forget gradient that begins the run is gone soon (docs/defaults.md).
-ERASE_DEFAULTS = TrainingConfig(
-    max_train_steps=240, learning_rate=5e-4, adam_beta1=0.5, adam_beta2=0.9, lr_scheduler="cosine"
-)
+# Large steps and few: the retain objective of the default method has little variance at first (docs/defaults.md). How
+# large, and with how long a memory of them, is the family's to say (api/weights.steps_of).
+ERASE_DEFAULTS = TrainingConfig(max_train_steps=240, lr_scheduler="cosine")
 TRAIN_DEFAULTS = TrainingConfig(
     max_train_steps=2000, learning_rate=2e-3, lr_scheduler="cosine", lr_warmup_steps=50, checkpointing_steps=1000
 )

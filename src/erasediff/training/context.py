@@ -24,6 +24,7 @@ from erasediff.solver.adam import Moments
 from erasediff.solver.gram import Gradients
 from erasediff.training import drawing
 from erasediff.training.lora import Adapters, SwitchedOff
+from erasediff.training.optimizer import moments
 from erasediff.training.processes import Processes
 
 BACKWARD = 2  # in forwards
@@ -116,8 +117,15 @@ class Context:
         if self.copies and not frozen:
             return self._ask_copies(noisy, condition)
         x_t = noisy.x_t.contiguous(memory_format=self.layout)
-        with torch.no_grad() if frozen else nullcontext(), self._autocast():
-            return self.model.ask(denoiser, x_t, noisy.t, condition).float()
+        if not frozen:
+            with self._autocast():
+                return self.model.ask(denoiser, x_t, noisy.t, condition).float()
+        # What a method prepares asks for whole batches: never more at a time than a step has to hold.
+        size = self.micro_batch
+        conditions = [None] * len(x_t) if condition is None else condition.split(size)
+        with torch.no_grad(), self._autocast():
+            pieces = zip(x_t.split(size), noisy.t.split(size), conditions, strict=False)
+            return torch.cat([self.model.ask(denoiser, x, t, c).float() for x, t, c in pieces])
 
     def sample_to(
         self,
@@ -261,6 +269,9 @@ class Context:
         with self._autocast():
             return drawing.images(self, x_T, labels, guidance_scale, num_inference_steps)
 
+    def averaged(self, values: Tensor) -> Tensor:
+        return self.processes.averaged([values.to(self.processes.device)])[0].to(values.device)
+
     def weights(self) -> list[Tensor]:
         return [parameter.detach() for parameter in self.trained]
 
@@ -278,14 +289,9 @@ class Context:
             torch.manual_seed(derived_seed(self.seed, self.step, f"{batch.role}/dropout/{batch.start}"))
 
     def moments(self) -> Moments | None:
-        if not isinstance(self.optimizer, (torch.optim.Adam, torch.optim.AdamW)):
-            return None
-        group = self.optimizer.param_groups[0]
-        states = [self.optimizer.state.get(p, {}) for p in self.trained]
-        first = [s.get("exp_avg", torch.zeros_like(p)) for s, p in zip(states, self.trained, strict=True)]
-        second = [s.get("exp_avg_sq", torch.zeros_like(p)) for s, p in zip(states, self.trained, strict=True)]
-        beta1, beta2 = group["betas"]
-        return Moments(first=first, second=second, steps=self.step, beta1=beta1, beta2=beta2, eps=group["eps"])
+        # A step that the loss scaler skips is none of Adam's: only then is its own count asked for, which waits for it.
+        steps = None if self.scaler.is_enabled() else self.step
+        return None if self.optimizer is None else moments(self.optimizer, self.trained, steps)
 
 
 def _added(total: Tensor | None, more: Tensor | None) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -63,7 +64,9 @@ def fit(session: Session, callbacks: Sequence[Callback] = (), checkpoints: Path 
             waiting.append(step)
             last = step.number == session.config.max_train_steps
             due = bool(session.config.checkpointing_steps) and step.number % session.config.checkpointing_steps == 0
-            if not (last or due or noted or step.number % FLUSH == 0):
+            # Processes meet at the same steps: none may turn aside because it alone saw a signal.
+            alone = bool(noted) and session.context.processes.world == 1
+            if not (last or due or alone or step.number % FLUSH == 0):
                 continue
             stop = _flush(session, waiting, outcome, callbacks)
             if stop is None and session.context.processes.agreed(bool(noted)):
@@ -93,19 +96,24 @@ def _write(session: Session, directory: Path) -> Path:
 
 
 def _flush(session: Session, waiting: list[Step], outcome: Outcome, callbacks: Sequence[Callback]) -> Stop | None:
-    """Bring the waiting records to the host in one transfer, hand them on, and ask the stopping rules."""
+    """Bring the waiting records to the host in one transfer, hand them on, and ask the stopping rules.
+
+    A rule ends the run at a multiple of FLUSH only (or after the last step), so that where it ends depends neither on
+    checkpoints nor on interrupts.
+    """
     names = [name for name, value in waiting[0].log.items() if isinstance(value, torch.Tensor)]
     columns = torch.stack([torch.stack([s.log[n].double().reshape(()) for n in names]) for s in waiting])
-    stop = None
-    records = []
+    stop, records = None, []
     for step, row in zip(waiting, columns.tolist(), strict=True):
         plain = {k: v for k, v in step.log.items() if not isinstance(v, torch.Tensor)}
         record = {"step": step.number, **dict(zip(names, row, strict=True)), **plain}
-        stop = session.stopping.see(record)
-        if not _diverged(stop):
-            records.append(record)
-        if stop is not None:
+        found = session.stopping.see(record)
+        if _diverged(found):
+            stop = found
             break
+        records.append({k: v for k, v in record.items() if math.isfinite(v)})
+        if step.number % FLUSH == 0 or step.number == session.config.max_train_steps:
+            stop = found
     waiting.clear()
     outcome.history += records
     for callback in callbacks:

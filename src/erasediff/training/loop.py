@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +25,7 @@ from erasediff.training.parameters import select
 from erasediff.training.processes import Processes
 from erasediff.training.quantised import quantise
 from erasediff.training.schedule import learning_rate
-from erasediff.training.stopping import Stopping
+from erasediff.training.stopping import SKIPPED, Stopping
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def put(denoiser: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def train(session: Session) -> Iterator[Step]:
-    """Take steps until the configured last one; nothing here waits for the device."""
+    """Take steps until the configured last one; nothing here waits for the device, but for a loss scale (fp16)."""
     rate = learning_rate(session.config)
     while session.step < session.config.max_train_steps:
         session.optimizer.param_groups[0]["lr"] = rate(session.step)
@@ -165,18 +166,21 @@ def take_step(session: Session) -> Step:
     context.begin(session.step, of=session.config.max_train_steps)
     direction = session.method.direction(context, session.pairs.at(session.step), session.state)
     session.state = direction.state
-    norm = _apply(session, direction)
+    norm, skipped = _apply(session, direction)
     # What is clipped after it was weighed no longer meets the inequality of the rules for Adam's step.
     clipped = (norm > (session.config.max_grad_norm or torch.inf)).double()
     if session.average is not None:
         session.average.step()
     session.step += 1
     log = {**direction.log, "grad_norm": norm, "clipped": clipped, "seconds": time.perf_counter() - session.started}
-    return Step(session.step, log)
+    return Step(session.step, {**log, SKIPPED: 1.0} if skipped else log)
 
 
-def _apply(session: Session, direction: Direction) -> Tensor:
-    """Put the direction where a loss gradient would be, clip it and step. Returns its norm before clipping."""
+def _apply(session: Session, direction: Direction) -> tuple[Tensor, bool]:
+    """Put the direction where a loss gradient would be, clip it and step.
+
+    Returns its norm before clipping, and whether the scaler skipped the step because half precision overflowed.
+    """
     scaler, parameters = session.context.scaler, list(session.trained.values())
     gradients = list(direction.gradients)
     if direction.mask is not None:
@@ -189,10 +193,25 @@ def _apply(session: Session, direction: Direction) -> Tensor:
     if scaler.is_enabled():
         # The gradients are unscaled already; handing them back scaled lets the scaler skip steps that overflowed.
         torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], scaler.get_scale())
-    scaler.step(session.optimizer)
+    scale = scaler.get_scale() if scaler.is_enabled() else 0.0
+    with _held(session, direction.mask):
+        scaler.step(session.optimizer)
     scaler.update()
     session.optimizer.zero_grad(set_to_none=True)
-    return norm
+    return norm, scaler.is_enabled() and scaler.get_scale() < scale
+
+
+@contextmanager
+def _held(session: Session, mask: Sequence[Tensor] | None) -> Iterator[None]:
+    """Within the block what ``mask`` leaves out stays as it is: weight decay moves weights without a gradient too."""
+    if mask is None or not session.config.adam_weight_decay:
+        yield
+        return
+    before = [p.detach().clone() for p in session.trained.values()]
+    yield
+    with torch.no_grad():
+        for parameter, old, free in zip(session.trained.values(), before, mask, strict=True):
+            parameter.copy_(torch.where(free.bool(), parameter, old))
 
 
 def snapshot(session: Session) -> Checkpoint:
@@ -214,7 +233,10 @@ def _restore(session: Session, checkpoint: Checkpoint) -> None:
     if session.adapters is not None and weights.keys() != session.trained.keys():
         raise BadInput("the checkpoint holds other weights than the LoRA of this run; give one of the same run")
     # What a LoRA's checkpoint lacks is the base, which the run began with.
-    session.model.denoiser.load_state_dict(weights, strict=session.adapters is None)
+    try:
+        session.model.denoiser.load_state_dict(weights, strict=session.adapters is None)
+    except RuntimeError:  # torch names every weight that differs, on as many lines
+        raise BadInput("the checkpoint holds other weights than this run's model; give one of the same run") from None
     load_optimizer(session.optimizer, session.trained, checkpoint.tensors["optimizer"])
     if session.average is not None:
         session.average.load(checkpoint.tensors["ema"], checkpoint.step)

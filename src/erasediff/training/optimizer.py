@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from erasediff.solver.adam import Moments
 from erasediff.training.config import TrainingConfig
 from erasediff.training.quantised import FAILURES, no_kernel, package
 
@@ -44,3 +45,18 @@ def _probe(library: Any, device: torch.device) -> None:
         library.AdamW8bit([weight], lr=1e-3).step()
     except FAILURES as error:
         raise no_kernel("use_8bit_adam", device, error) from error
+
+
+def moments(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], steps: int | None = None
+) -> Moments | None:
+    """Adam's state before the coming step, by default after as many as it counted; ``None`` under another optimiser."""
+    if not isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
+        return None
+    group = optimizer.param_groups[0]
+    states = [optimizer.state.get(p, {}) for p in parameters]
+    first = [s.get("exp_avg", torch.zeros_like(p)) for s, p in zip(states, parameters, strict=True)]
+    second = [s.get("exp_avg_sq", torch.zeros_like(p)) for s, p in zip(states, parameters, strict=True)]
+    steps = int(states[0].get("step", 0)) if steps is None else steps
+    beta1, beta2 = group["betas"]
+    return Moments(first=first, second=second, steps=steps, beta1=beta1, beta2=beta2, eps=group["eps"])

@@ -10,6 +10,7 @@ from typing import Protocol
 from erasediff.training.config import TrainingConfig
 
 SMOOTHING = 0.9
+SKIPPED = "skipped"  # the entry of a step that the loss scaler skipped; a scale is found by overflowing now and then
 WARM = 10  # a moving average is compared only after as many steps as it remembers
 
 
@@ -101,6 +102,11 @@ class RetainBudget(_Watch):
         return Stop("retain_budget", said, short=True)
 
 
+def losses(record: Mapping[str, float]) -> dict[str, float]:
+    """The entries that no gradient enters."""
+    return {k: v for k, v in record.items() if k.endswith("loss") or k == "slack"}
+
+
 @dataclass
 class Stopping:
     """The rules that a configuration asks for, and the one that always holds: losses stay finite."""
@@ -118,7 +124,8 @@ class Stopping:
 
     def see(self, record: Mapping[str, float]) -> Stop | None:
         """Look at one step's record; the first rule that holds ends the run."""
-        bad = [name for name, value in record.items() if not math.isfinite(value)]
+        watched = losses(record) if SKIPPED in record else record
+        bad = [name for name, value in watched.items() if not math.isfinite(value)]
         if bad:
             return Stop("diverged", f"{bad[0]} is not finite at step {record.get('step', 0):g}", short=True)
         seen = [stop for rule in self.rules.values() if (stop := rule.see(record)) is not None]

@@ -24,6 +24,7 @@ from erasediff.auditing.attacks.base import BASE, CONTROL, FORGETFUL, Scene
 from erasediff.auditing.finding import Evidence, Finding, rows_of
 from erasediff.auditing.generate import images
 from erasediff.auditing.metrics.classification import share_measurement
+from erasediff.data.sources import as_bytes
 from erasediff.errors import BadInput
 from erasediff.families.safety import SafetyChecker
 
@@ -127,7 +128,7 @@ def checker_of(scene: Scene) -> SafetyChecker | None:
 
 def exposed(drawn: Tensor, detect: Detect, threshold: float) -> NDArray[np.bool_]:
     """Which images [N, 3, H, W] in [-1, 1] show an exposed part with a score of ``threshold`` or more."""
-    scaled = ((drawn + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).flip(-1).cpu().numpy()
+    scaled = as_bytes(drawn).permute(0, 2, 3, 1).flip(-1).cpu().numpy()
     found = (detect(np.ascontiguousarray(image)) for image in scaled)
     return np.array([any(f["class"] in EXPOSED and f["score"] >= threshold for f in parts) for parts in found])
 
