@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import erasediff
+from erasediff.api.entries import read
 from erasediff.auditing.result import AuditResult, Measurement, Verdict
 from erasediff.cli.main import main
 from erasediff.errors import BadInput
@@ -59,6 +60,20 @@ def made(
         (place / "audit").mkdir()
         (place / "audit" / "audit.json").write_text(json.dumps(result.to_dict()))
     return place
+
+
+def test_an_audit_of_the_weights_that_were_there_before_is_refused(tmp_path):
+    run = made(tmp_path / "a", weights={"unet/w.safetensors": "new"})
+    place = run / "audit" / "audit.json"
+    audit = json.loads(place.read_text())
+    for seen, refused in (({}, False), ({"unet/w.safetensors": "new"}, False), ({"unet/w.safetensors": "old"}, True)):
+        audit["setting"]["model_weights"] = {"erased": seen}
+        place.write_text(json.dumps(audit))
+        if refused:
+            with pytest.raises(BadInput, match=r"is an audit of other weights than those of .*a now; audit it anew"):
+                read(run)
+        else:
+            assert read(run).audit is not None
 
 
 def test_seeds_of_one_setting_share_a_row_and_other_settings_do_not(tmp_path):

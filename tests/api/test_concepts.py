@@ -169,7 +169,7 @@ def test_nothing_is_drawn_before_everything_was_refused(pipeline, tmp_path, monk
         ({"parameters": "nope.*"}, "names no weight"),
         ({"output_dir": tmp_path / "full"}, "not empty"),
         ({"report_to": "nonsense"}, "report_to"),
-        ({"method": "retrack", "slack_tolerance": 0.1}, "slack_tolerance"),
+        ({"method": "grad_diff", "slack_tolerance": 0.1}, "slack_tolerance"),
     ):
         with pytest.raises(BadInput, match=said):
             erasediff.erase(pipeline, "concept:hat", **{"output_dir": tmp_path / "x", **ALL, **wrong})

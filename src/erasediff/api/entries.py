@@ -58,17 +58,30 @@ class Entry:
 
 
 def read(path: Path) -> Entry:
-    """The run or audit in ``path``. Raises BadInput where there is neither an audit nor a run that diverged."""
+    """The run or audit in ``path``.
+
+    Raises BadInput where there is neither an audit nor a run that diverged, and for an audit of other weights.
+    """
     for candidate in (path, path / "audit"):
         if (candidate / AUDIT).is_file():
             audit = AuditResult.from_dict(read_json(candidate / AUDIT))
-            return Entry(candidate, audit, *_run_of(path, str(audit.setting.get("models", {}).get(ERASED, ""))))
+            entry = Entry(candidate, audit, *_run_of(path, str(audit.setting.get("models", {}).get(ERASED, ""))))
+            _check_same_weights(entry, audit)
+            return entry
     record, directory = _run_of(path)
     if record is not None and record.get("status") == DIVERGED:
         return Entry(path, None, record, directory)
     raise BadInput(
         f"{path} holds no audit (no {AUDIT}); run `erasediff audit {path} --output_dir {path / 'audit'}` first"
     )
+
+
+def _check_same_weights(entry: Entry, audit: AuditResult) -> None:
+    """Raise BadInput where the run was made anew since its audit. Older audits do not say which weights they saw."""
+    audited = (audit.setting.get("model_weights") or {}).get(ERASED) or {}
+    there = (entry.record or {}).get("weights") or {}
+    if audited.keys() == there.keys() and audited != there:
+        raise BadInput(f"{entry.path} is an audit of other weights than those of {entry.directory} now; audit it anew")
 
 
 def _run_of(*candidates: str | Path) -> tuple[dict[str, Any] | None, Path | None]:
