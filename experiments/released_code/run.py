@@ -53,7 +53,6 @@ def erase_as_released(
     split = targets.split(wanted, images)
     base.denoiser.to("cuda" if torch.cuda.is_available() else "cpu")
     place, loop = RunDirectory(Path(output_dir)), released(base, images, split, settings)
-    place.claim(overwrite=overwrite, resume=False)
     inner, outer = loop.planned
     record = new_record(
         "erase",
@@ -73,6 +72,7 @@ def erase_as_released(
             "outer_optimiser_steps": outer,
         },
     )
+    place.claim(record, overwrite=overwrite, resume=False)
     place.open(record, fresh=True)
     return complete(loop, record, place, f"{NAME} {listing(wanted)}", quiet=quiet)
 

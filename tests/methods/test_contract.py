@@ -150,7 +150,7 @@ def test_every_rule_steps(rule, squares):
 
 def test_a_method_that_needs_classes_is_refused_an_unconditional_model(squares):
     method = METHODS["erasediff"](forget_target="relabel")
-    with pytest.raises(BadInput, match=r"relabels.*use --method.forget_target noise"):
+    with pytest.raises(BadInput, match=r"relabels.*use --method.forget_target auto"):
         erase(TINY["unet2d-unconditional"]().pipeline(), "class:1", squares, method, quiet=True)
 
 
