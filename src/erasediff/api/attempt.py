@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from erasediff.api.directory import RunDirectory
-from erasediff.api.entries import AUDIT, added
+from erasediff.api.directory import AUDIT, RunDirectory
+from erasediff.api.entries import added
 from erasediff.api.erase import erase
 from erasediff.api.plan import Job
 from erasediff.data.sources import ImageData
@@ -35,7 +35,7 @@ def finished(place: Path, asked: Mapping[str, Any]) -> bool:
 
 def audit_is(place: Path, asked: Mapping[str, Any]) -> bool:
     """Whether the run in ``place`` was audited, and in the way that ``asked`` says."""
-    return audited(place / "audit", asked)
+    return audited(RunDirectory(place).audit, asked)
 
 
 def audited(place: Path, asked: Mapping[str, Any]) -> bool:

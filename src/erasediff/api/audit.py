@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from erasediff.api.directory import read_run
+from erasediff.api.directory import AUDIT, read_run
 from erasediff.api.judges import clip_for, judge_for
 from erasediff.api.subjects import Subjects
 from erasediff.auditing.cache import Cache, Pictures
@@ -39,7 +39,7 @@ ALLOWED: dict[str, Iterable[str]] = {
     "features": EXTRACTORS,
     "mixed_precision": AUTOCAST,
 }
-FILES = ("audit.json", "report.html")
+FILES = (AUDIT, "report.html")
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _write(done: Audit, judge: AnyJudge | None, place: Path, source: Path | None
         done.to_html(place / "report.html")
         if isinstance(judge, Judge):  # another one is the user's own CLIP, which audit.json names by its hash
             judge.save(place / "classifier")
-        write_json(place / "audit.json", done.result.to_dict())
+        write_json(place / AUDIT, done.result.to_dict())
     if done.run is not None and source is not None:
         directory, _ = read_run(source)
         write_atomic(directory.card, model_card(done.run, done.result))
@@ -234,7 +234,7 @@ def _asked(subjects: Subjects, models: dict[str, Any], settings: dict[str, Any])
 
 def _write_record(done: Audit, place: Path, request: str) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    digest = sha256(place / "audit.json")
+    digest = sha256(place / AUDIT)
     record = deletion_record(done.result, done.run, request=request, date=now, audit_sha256=digest)
     write_json(place / "record.json", record)
     write(place / "record.html", render_record(record))
@@ -247,7 +247,7 @@ def _refuse_other(place: Path, request: dict[str, Any]) -> None:
     there = [name for name in FILES if (place / name).exists()]
     if not there:
         return
-    before = read_json(place / "audit.json") if "audit.json" in there else {}
+    before = read_json(place / AUDIT) if AUDIT in there else {}
     if (before.get("setting") or {}).get("request") != request:
         raise BadInput(
             f"output_dir {place} already holds an audit ({listing(there)}) that asked something else; give another "

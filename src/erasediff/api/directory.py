@@ -13,6 +13,7 @@ from erasediff.files import read_json, writable, write_json
 from erasediff.provenance import RUN_SCHEMA
 
 CACHE = "cache"
+AUDIT = "audit.json"
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class RunDirectory:
             if fresh:
                 kept = [] if record.get("shown") else [self.generated]
                 # An audit of the model that was here says nothing of the one that comes.
-                audit = [self.audit] if (self.audit / "audit.json").is_file() else []
+                audit = [self.audit] if (self.audit / AUDIT).is_file() else []
                 for old in (self.model, self.lora, self.checkpoints, *audit, *kept):
                     shutil.rmtree(old, ignore_errors=True)
                 for file in (self.metrics, self.card, self.record, self.earlier_cost):

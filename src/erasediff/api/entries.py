@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from erasediff.api.directory import RunDirectory, read_run
+from erasediff.api.directory import AUDIT, RunDirectory, read_run
 from erasediff.api.run import MAY_DIFFER
 from erasediff.auditing.result import ERASED, AuditResult
 from erasediff.errors import BadInput, listing
@@ -16,7 +16,6 @@ from erasediff.families.precision import FULL
 from erasediff.files import read_json
 from erasediff.report.aggregate import COMPLETED, CONTROL, COSTS, DIVERGED, MODEL, NOT_RUN, RunRow
 
-AUDIT = "audit.json"
 OTHERS = {"base": MODEL, "retrained": MODEL, "control": CONTROL}
 ALIKE = ("suite", "features", "classifier", "clip", "guidance_scale", "mixed_precision", "seed", "data")
 
@@ -62,7 +61,7 @@ def read(path: Path) -> Entry:
 
     Raises BadInput where there is neither an audit nor a run that diverged, and for an audit of other weights.
     """
-    for candidate in (path, path / "audit"):
+    for candidate in (path, RunDirectory(path).audit):
         if (candidate / AUDIT).is_file():
             audit = AuditResult.from_dict(read_json(candidate / AUDIT))
             entry = Entry(candidate, audit, *_run_of(path, str(audit.setting.get("models", {}).get(ERASED, ""))))

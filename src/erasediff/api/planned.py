@@ -144,21 +144,22 @@ def _judge(shop: Workshop) -> tuple[Judge | None, str | None]:
         return None, None
     named = shop.plan.audit.get("classifier")
     kept = Path(named or shop.place / CLASSIFIER)
-    if not named and not _readable(kept):
+    judge = Judge.load(kept) if named else _whole(kept)
+    if judge is None:
         shop.say("training the judge of all audits")
         trained = judge_for(None, shop.data, shop.plan.audit["seed"], quiet=shop.quiet)
         if isinstance(trained, Judge):
             trained.save(kept)
-    return Judge.load(kept), str(read_json(kept / RECORD_FILE)["weights_sha256"])
+        judge = Judge.load(kept)
+    return judge, str(read_json(kept / RECORD_FILE)["weights_sha256"])
 
 
-def _readable(kept: Path) -> bool:
-    """Whether the judge is there whole; a call that was stopped while it was written leaves a part of it."""
+def _whole(kept: Path) -> Judge | None:
+    """The judge, where it is there whole; a call that was stopped while it was written leaves a part of it."""
     try:
-        Judge.load(kept)
+        return Judge.load(kept)
     except BadInput:
-        return False
-    return True
+        return None
 
 
 def _asked(plan: Plan, weights: str | None) -> dict[str, Any]:

@@ -35,13 +35,8 @@ def purge(run: str | Path) -> tuple[list[Path], list[str]]:
         for path in staging:
             shutil.rmtree(path)
             removed.append(path)
-    write_json(
-        directory.record,
-        {
-            **record,
-            "purged": [p.relative_to(directory.path).as_posix() for p in removed] + list(record.get("purged", [])),
-        },
-    )
+    names = [p.relative_to(directory.path).as_posix() for p in removed]
+    write_json(directory.record, {**record, "purged": names + list(record.get("purged", []))})
     source = (record.get("base_model") or {}).get("source")
     notes = [f"the base model still knows the target: {source}"] if source else []
     if directory.output == directory.lora:

@@ -9,7 +9,7 @@ from typing import Any
 
 from erasediff import families
 from erasediff.api.audit import audit
-from erasediff.api.entries import AUDIT
+from erasediff.api.directory import AUDIT
 from erasediff.api.plan import Plan
 from erasediff.auditing.attacks.base import BASE
 from erasediff.auditing.classifier import Judge

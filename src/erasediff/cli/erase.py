@@ -69,11 +69,12 @@ def parser(method: str) -> Parser:
 
 def flatten(entries: dict[str, Any]) -> dict[str, Any]:
     """``method: {name: erasediff, eta: 0.2}`` -> ``method: erasediff``, ``method.eta: 0.2``."""
-    method = entries.get("method")
-    name = method.get("name", DEFAULT) if isinstance(method, dict) else entries.get("method", DEFAULT)
+    given = entries.get("method", DEFAULT)
+    method = given if isinstance(given, dict) else {"name": given}
+    name = method.get("name", DEFAULT)
     if not isinstance(name, str):
-        raise BadInput(f"--config: method must be a name, or a mapping with a name, got {method!r}")
-    fields = {f"{PREFIX}{k}": v for k, v in method.items() if k != "name"} if isinstance(method, dict) else {}
+        raise BadInput(f"--config: method must be a name, or a mapping with a name, got {given!r}")
+    fields = {f"{PREFIX}{k}": v for k, v in method.items() if k != "name"}
     return {**entries, "method": name, **fields}
 
 

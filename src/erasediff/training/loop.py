@@ -190,15 +190,15 @@ def _apply(session: Session, direction: Direction) -> tuple[Tensor, bool]:
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if session.config.max_grad_norm:
         torch.nn.utils.clip_grads_with_norm_(parameters, session.config.max_grad_norm, norm)
-    if scaler.is_enabled():
+    scale = scaler.get_scale() if scaler.is_enabled() else None
+    if scale is not None:
         # The gradients are unscaled already; handing them back scaled lets the scaler skip steps that overflowed.
-        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], scaler.get_scale())
-    scale = scaler.get_scale() if scaler.is_enabled() else 0.0
+        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], scale)
     with _held(session, direction.mask):
         scaler.step(session.optimizer)
     scaler.update()
     session.optimizer.zero_grad(set_to_none=True)
-    return norm, scaler.is_enabled() and scaler.get_scale() < scale
+    return norm, scale is not None and scaler.get_scale() < scale
 
 
 @contextmanager
