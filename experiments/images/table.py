@@ -1,8 +1,9 @@
-"""The table of a comparison against its control, pair by pair of target and seed, and what it is held to.
+"""The table of a comparison against its control: means over pairs of target and seed, and the pair farthest out.
 
-    python experiments/images/table.py runs/mnist/comparison --output_file experiments/images/results/classes.json
+    python experiments/images/table.py runs/mnist/comparison --targets class:1 --output_file results/classes.json \
+        --pairs_file results/classes.md
 
-Reads compare.json, prints two tables in Markdown, and writes the rows behind them.
+Reads compare.json and prints a table in Markdown; writes the rows behind it, and a table of every single pair.
 """
 
 from __future__ import annotations
@@ -11,43 +12,36 @@ import argparse
 import json
 from pathlib import Path
 from statistics import mean
-from typing import Any, NamedTuple
+from typing import Any
 
-from erasediff.files import write_json
+from erasediff.files import write_atomic, write_json
 
 FORGOTTEN = ("forget_rate", "forget_rate_unconditional")
 KEPT = ("retain_accuracy", "retain_accuracy_worst", "precision", "recall")
 FRECHET = "frechet_distance"
 NAMES = (*FORGOTTEN, *KEPT[:2], FRECHET, *KEPT[2:])
-
-
-class Line(NamedTuple):
-    """What a default has to reach: against zero for rates, else against the control of the same target and seed."""
-
-    title: str
-    wanted: str
-    name: str
-
-
-LINES = (
-    Line("forget rate", "0.01 at most", "forget_rate"),
-    Line("drawn without a condition", "", "forget_rate_unconditional"),
-    Line("accuracy, difference", "-0.005 at least", "retain_accuracy"),
-    Line("worst class, difference", "-0.02 at least", "retain_accuracy_worst"),
-    Line("Frechet distance, ratio", "1.05 at most", FRECHET),
-    Line("precision, difference", "-0.02 at least", "precision"),
-    Line("recall, difference", "-0.02 at least", "recall"),
-)
+WANTED = {
+    "forget_rate": "0.01 at most",
+    "forget_rate_unconditional": "",
+    "retain_accuracy": "-0.005 at least",
+    "retain_accuracy_worst": "-0.02 at least",
+    FRECHET: "1.05 at most",
+    "precision": "-0.02 at least",
+    "recall": "-0.02 at least",
+}
+"""Measure -> what a default has to reach: rates as they are, Frechet distance as a ratio to the control of the same
+target and seed, the others as differences to it."""
+TITLES = ("forget rate", "unconditional", "accuracy", "worst class", "Frechet / control", "precision", "recall")
 
 Values = dict[tuple[str, int], dict[str, dict[str, float]]]
 """(target, seed) -> method -> measure -> value."""
 
 
-def rows(compared: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every audited run: what it is, and each measure with its interval and n."""
+def rows(compared: dict[str, Any], targets: list[str]) -> list[dict[str, Any]]:
+    """Every audited run and model of the targets (none: all): what it is, and each measure with its interval and n."""
     found = []
-    for run in compared["runs"]:
-        if all(name in run["measures"] for name in NAMES):
+    for run in [*compared["models"], *compared["runs"]]:
+        if all(name in run["measures"] for name in NAMES) and (not targets or run["target"] in targets):
             measures = {name: run["measures"][name] for name in NAMES}
             found.append({"target": run["target"], "seed": run["seed"], "method": run["label"], "measures": measures})
     return found
@@ -63,11 +57,7 @@ def values(found: list[dict[str, Any]]) -> Values:
 
 def pairs(by: Values, control: str, methods: list[str]) -> str:
     """A line for each target, seed and method."""
-    lines = [
-        "| target, seed | method | forget rate | unconditional | accuracy | worst class | Frechet / control "
-        "| precision | recall |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    lines = [f"| target, seed | method | {' | '.join(TITLES)} |", "|---|---|" + "---:|" * len(TITLES)]
     for (target, seed), place in sorted(by.items()):
         for m in (m for m in methods if m in place and control in place):
             v = place[m]
@@ -78,13 +68,13 @@ def pairs(by: Values, control: str, methods: list[str]) -> str:
 
 
 def summary(by: Values, control: str, methods: list[str]) -> str:
-    """Means over pairs, and the pair that is farthest out."""
-    rivals = {m: [p for p in by.values() if m in p and control in p] for m in methods if m != control}
-    heads = [f"{m} ({len(found)} pairs)" for m, found in rivals.items()]
-    lines = [f"| | wanted | {' | '.join(heads)} |", "|---|---|" + "---:|" * len(heads)]
-    for line in LINES:
-        cells = [_cell([_against(p, m, control, line.name) for p in found], line.name) for m, found in rivals.items()]
-        lines.append(f"| {line.title} | {line.wanted} | {' | '.join(cells)} |")
+    """A line for each method: means over its pairs, and in brackets the pair that is farthest out."""
+    lines = [f"| | pairs | {' | '.join(TITLES)} |", "|---|---:|" + "---:|" * len(TITLES)]
+    lines.append(f"| wanted | | {' | '.join(WANTED.values())} |")
+    for m in (m for m in methods if m != control):
+        found = [p for p in by.values() if m in p and control in p]
+        cells = [_cell([_against(p, m, control, name) for p in found], name) for name in WANTED]
+        lines.append(f"| {m} | {len(found)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -99,24 +89,28 @@ def _cell(found: list[float], name: str) -> str:
     if not found:
         return "-"
     if name in FORGOTTEN:
-        return f"{mean(found):.4f}, at most {max(found):.3f}"
+        return f"{mean(found):.4f} ({max(found):.3f})"
     if name == FRECHET:
-        return f"{mean(found):.2f}, at most {max(found):.2f}"
-    return f"{mean(found):+.4f}, at least {min(found):+.4f}"
+        return f"{mean(found):.2f} ({max(found):.2f})"
+    return f"{mean(found):+.4f} ({min(found):+.4f})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comparison", type=Path)
+    parser.add_argument("--targets", nargs="+", default=[])
     parser.add_argument("--output_file", type=Path)
+    parser.add_argument("--pairs_file", type=Path)
     given = parser.parse_args()
     compared = json.loads((given.comparison / "compare.json").read_text())
-    found, control = rows(compared), compared["control"]
-    methods = list(dict.fromkeys(run["label"] for run in compared["runs"]))
+    found, control = rows(compared, given.targets), compared["control"]
+    methods = list(dict.fromkeys(row["method"] for row in found))
     by = values(found)
-    print(pairs(by, control, methods), summary(by, control, methods), sep="\n\n")
+    print(summary(by, control, methods))
     if given.output_file is not None:
-        write_json(given.output_file, {"command": f"erasediff compare, {len(found)} runs", "runs": found})
+        write_json(given.output_file, {"command": f"erasediff compare, {len(found)} models", "runs": found})
+    if given.pairs_file is not None:
+        write_atomic(given.pairs_file, pairs(by, control, methods) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,12 +22,14 @@ def test_means_and_the_worst_pair_against_the_control_of_the_same_seed(table):
         run(table, "alone", 7),
         {"label": "ours", "target": "class:1", "seed": 2, "measures": {}},
     ]
-    found = table.rows({"runs": runs})
-    assert len(found) == 5, "what was not measured is left out"
-    text = table.summary(table.values(found), "control", ["control", "ours", "alone"])
-    assert "| ours (2 pairs) | alone (0 pairs) |" in text
-    assert "| 0.0200, at most 0.030 | - |" in text
-    assert "| +0.0000, at least -0.1000 | - |" in text
-    assert "| 1.25, at most 1.50 | - |" in text
+    models = [{**run(table, "retrained", 1), "target": "class:2"}]
+    found = table.rows({"runs": runs, "models": models}, [])
+    assert len(found) == 6, "what was not measured is left out"
+    assert len(table.rows({"runs": runs, "models": models}, ["class:2"])) == 1
+    lines = table.summary(table.values(found), "control", ["control", "ours", "alone"]).splitlines()
+    assert lines[-2].startswith("| ours | 2 | 0.0200 (0.030) | 0.5000 (0.500) | +0.0000 (-0.1000) |")
+    assert "| 1.25 (1.50) |" in lines[-2]
+    assert lines[-1] == "| alone | 0 |" + " - |" * 7
+    assert len({line.count("|") for line in lines}) == 1
     lines = table.pairs(table.values(found), "control", ["control", "ours", "alone"]).splitlines()
     assert len(lines) == 6 and "| class:1, 1 | ours | 0.030 |" in lines[-1] and "| 1.50 |" in lines[-1]

@@ -15,7 +15,7 @@ from erasediff.families.lora import Lora
 from erasediff.files import weight_hashes, write_atomic, write_json
 from erasediff.methods.base import Method
 from erasediff.report.card import model_card
-from erasediff.training.config import TrainingConfig
+from erasediff.training.config import ERASE_DEFAULTS, TrainingConfig
 from erasediff.training.lora import planned
 from erasediff.training.parameters import named
 
@@ -43,14 +43,15 @@ def steps_of(
 ) -> dict[str, Any]:
     """The steps that suit a family, where ``given`` does not say: Adam's learning rate for its whole weights (for a
     LoRA on a large model ten times that, as in diffusers' scripts); and where whole classes are among the targets its
-    decays, and how few forget samples ``method`` can do with."""
+    decays, as many steps for each of them as for one, and how few forget samples ``method`` can do with."""
     kind = FAMILIES[family]
     rate, made = kind.learning_rate, dict[str, Any]()
     if given.get("rank") is not None:
         rate = max(rate, min(10 * rate, 1e-3))
     first, second = TrainingConfig.adam_beta1, TrainingConfig.adam_beta2
-    if kind.class_betas is not None and any(isinstance(t, Class) for t in wanted):
+    if kind.class_betas is not None and (classes := sum(isinstance(t, Class) for t in wanted)):
         first, second = kind.class_betas
+        made["max_train_steps"] = classes * ERASE_DEFAULTS.max_train_steps
         if (share := getattr(method, "FORGET_SHARE", 1.0)) != 1.0:
             batch = given.get("train_batch_size", TrainingConfig.train_batch_size)
             made["forget_batch_size"] = max(1, round(share * batch))

@@ -62,6 +62,7 @@ def parser(method: str) -> Parser:
     add_run_flags(made)
     add_fields(made, kind, f"method {method} ({kind.PAPER})", prefix=PREFIX)
     by_family = dict.fromkeys(("learning_rate", "adam_beta1", "adam_beta2", "forget_batch_size"), "by family")
+    by_family["max_train_steps"] = f"{ERASE_DEFAULTS.max_train_steps}, or as many for each class, by family"
     add_fields(made, TrainingConfig, "the loop", defaults=ERASE_DEFAULTS, chosen=by_family)
     add_fields(made, Generation, "images that the model draws to show a concept, or what is to be kept")
     return made

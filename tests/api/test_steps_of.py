@@ -1,4 +1,4 @@
-"""How few forget samples a step takes: whose choice that is, what it costs, who cannot."""
+"""What `erase` chooses for a family: how many steps, how few forget samples, what they cost, who cannot."""
 
 import pytest
 
@@ -22,6 +22,21 @@ FEW = {"max_train_steps": 3, "checkpointing_steps": 0, "quiet": True}
 def test_a_quarter_for_classes_of_unet2d_unless_told(squares, family, method, fields, chosen):
     run = erasediff.erase(TINY[family]().pipeline(), "class:1", squares, method, dry_run=True, **FEW, **fields)
     assert run.record["training"]["forget_batch_size"] == chosen
+
+
+@pytest.mark.parametrize(
+    ("family", "target", "fields", "steps"),
+    [
+        ("unet2d", ["class:1"], {}, 240),
+        ("unet2d", ["class:1", "class:2"], {}, 480),
+        ("unet2d", ["class:1", "class:2"], {"max_train_steps": 3}, 3),
+        ("dit", ["class:1", "class:2"], {}, 240),
+    ],
+)
+def test_as_many_steps_for_each_class_unless_told(squares, family, target, fields, steps):
+    settings = {"train_batch_size": 8, "dry_run": True, "quiet": True, **fields}
+    run = erasediff.erase(TINY[family]().pipeline(), target, squares, **settings)
+    assert run.record["training"]["max_train_steps"] == run.record["plan"]["steps"] == steps
 
 
 def test_samples_keep_a_whole_batch(squares, tmp_path):
