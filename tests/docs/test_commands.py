@@ -231,6 +231,10 @@ def test_defaults_that_prose_rests_on():
     assert f"The default is `{default.rule}`" in page
     pushed = [f"{FORGET_TARGETS[name].repulsion} under ``{name}``" for name in ("relabel", "anchor")]
     assert " and ".join(pushed) in (EraseDiff.__doc__ or "")
+    harder, hard = FORGET_TARGETS["redirect"].eta, FORGET_TARGETS["relabel"].eta
+    words = " ".join((EraseDiff.__doc__ or "").split())
+    assert f"by default {harder} under ``redirect``, else {hard}" in words
+    assert {t.eta for name, t in FORGET_TARGETS.items() if name != "redirect"} == {hard}
     assert FORGET_TARGETS["relabel"].repulsion > 0 and f"The default is `{default.forget_target}`" in page
     if "plain gradient steps" not in RULES[default.rule].reference:
         assert "rule that is the default holds for plain gradient steps" not in (ROOT / "README.md").read_text()

@@ -193,6 +193,17 @@ def test_the_barrier_fades_over_the_run_where_classes_go(squares, monkeypatch):
         given.clear()
 
 
+def test_how_hard_the_barrier_pushes_depends_on_the_target_unless_told():
+    samples, classes = ClassConditions(0, None), ClassConditions(3, 3, excluded=(1,))
+    first, last = FORGET_TARGETS["redirect"].eta, FORGET_TARGETS["relabel"].eta
+    assert first > last > 0
+    assert [(m.eta, m.eta_end) for m in (EraseDiff().suited_to(c) for c in (samples, classes))] == [
+        (first, first),
+        (last, 0),
+    ]
+    assert EraseDiff(eta=0.1).suited_to(samples).eta == EraseDiff(eta=0.1).suited_to(samples).eta_end == 0.1
+
+
 def test_how_far_is_pushed_depends_on_the_target_unless_told():
     conditions = ClassConditions(3, 3, excluded=(1,))
     assert EraseDiff().suited_to(conditions).repulsion == FORGET_TARGETS["relabel"].repulsion > 0

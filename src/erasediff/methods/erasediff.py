@@ -51,7 +51,8 @@ class EraseDiff:
             words, whose retained images are few or their own, and denoise for samples, of which the frozen model would
             keep drawing copies.
         rule: how the two gradients are weighed; ``erasediff list rules`` names them.
-        eta: how hard the barrier pushes; the forget loss falls at least eta ||g_f||^2 per unit step.
+        eta: how hard the barrier pushes; the forget loss falls at least eta ||g_f||^2 per unit step; by default 0.6
+            under ``redirect``, else 0.3.
         eta_end: what eta has become at the end of the run, in a straight line; at 0 the forget loss may no longer rise,
             but need not fall. By default 0 under ``relabel``, else eta.
         multiplier: the constant of rule ``constant``.
@@ -73,7 +74,7 @@ class EraseDiff:
     repulsion: float | None = None
     retain: str = AUTO
     rule: str = "dynamic_barrier"
-    eta: float = 0.3
+    eta: float | None = None
     eta_end: float | None = None
     multiplier: float = 1.0
     timestep_focus: float = 0.0
@@ -100,8 +101,9 @@ class EraseDiff:
         if self.neighbours < 1:
             raise BadInput(f"neighbours must be at least 1, got {self.neighbours}")
         for name in ("eta", "max_multiplier"):
-            if not getattr(self, name) > 0:
-                raise BadInput(f"{name} must be above 0, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise BadInput(f"{name} must be above 0, got {value}")
         check_finite(self, "repulsion", "eta", "eta_end", "multiplier", "norm_floor")
         if (
             self.weighting != "none"
@@ -121,13 +123,17 @@ class EraseDiff:
             forget_target=target,
             retain=self._retain(conditions),
             repulsion=self._pushed(target),
+            eta=self._first(target),
             eta_end=self._last(target),
         )
+
+    def _first(self, target: str) -> float:
+        return FORGET_TARGETS[target].eta if self.eta is None else self.eta
 
     def _last(self, target: str) -> float:
         if self.eta_end is not None:
             return self.eta_end
-        return 0.0 if FORGET_TARGETS[target].fades else self.eta
+        return 0.0 if FORGET_TARGETS[target].fades else self._first(target)
 
     def _pushed(self, target: str) -> float:
         return FORGET_TARGETS[target].repulsion if self.repulsion is None else self.repulsion
@@ -180,12 +186,12 @@ class EraseDiff:
         forget_objective_ = WEIGHTINGS[self.weighting](target.make(asked))
         retain_objective = RETAIN_OBJECTIVES[self._retain(ctx.model.conditions)](self.retain_null_share)
         forget, retain = ctx.gradients((forget_objective_, pair.forget), (retain_objective, pair.retain))
-        rule = rules.find(self.rule)
+        rule, eta, last = rules.find(self.rule), self._first(name), self._last(name)
         weighed = rule.weigh(
             retain.gradients,
             forget.gradients,
             rules.RuleInputs(
-                eta=self.eta + (self._last(name) - self.eta) * ctx.progress,
+                eta=eta + (last - eta) * ctx.progress,
                 value=self.multiplier,
                 slack=forget.slack,
                 moments=ctx.moments() if "moments" in rule.needs else None,

@@ -30,13 +30,15 @@ class ForgetTarget:
     """One way to say what should come instead. ``frozen_passes``: of theta_0 a step, before floor and repulsion.
 
     ``drawn_floor``: whether its floor costs one more. Where nothing else is said: ``repulsion``, how far it is pushed
-    (0: it cannot be), and ``fades``, whether the barrier stops pushing towards the end of a run (measured where so).
+    (0: it cannot be), ``eta``, how hard the barrier pushes, and ``fades``, whether it no longer does when a run ends
+    (measured where so).
     """
 
     make: Callable[[Asked], Objective]
     needs: Needs
     frozen_passes: int
     repulsion: float = 0.0
+    eta: float = 0.3
     fades: bool = False
     drawn_floor: bool = False
 
@@ -57,7 +59,7 @@ FORGET_TARGETS = {
         repulsion=0.5,
     ),
     "redirect": ForgetTarget(
-        make=lambda a: Redirect(a.state, a.null_share, a.timesteps), needs=Needs(), frozen_passes=0
+        make=lambda a: Redirect(a.state, a.null_share, a.timesteps), needs=Needs(), frozen_passes=0, eta=0.6
     ),
     "noise": ForgetTarget(make=lambda a: UniformNoise(a.null_share, a.timesteps), needs=Needs(), frozen_passes=0),
     "unconditional": ForgetTarget(
