@@ -155,6 +155,17 @@ def read_methods(path: Path, only: list[str]) -> tuple[dict[str, Any], str]:
     return methods, reference
 
 
+def earlier(place: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs of a race that goes on. Exits with 2 where it was another one: rounds must have the same methods."""
+    before = json.loads(place.read_text())
+    other = [k for k in record if k != "runs" and before.get(k) != record[k]]
+    if other:
+        print(f"{place} is a race with other {' and '.join(other)}; give another --output_dir", file=sys.stderr)
+        raise SystemExit(2)
+    runs: list[dict[str, Any]] = before["runs"]
+    return runs
+
+
 def main() -> None:
     given = arguments()
     methods, reference = read_methods(given.methods, given.only)
@@ -166,7 +177,7 @@ def main() -> None:
     record |= {"reference": reference, "target": given.target, "methods": methods, "limit_ratio": given.limit_ratio}
     record["mixed_precision"] = given.mixed_precision
     if place.exists():
-        record["runs"] = json.loads(place.read_text())["runs"]
+        record["runs"] = earlier(place, record)
     for seed in given.seeds:
         # A round is one comparison: one that was cut short is run again as a whole.
         if any(r["label"] == reference + AGAIN and r["seed"] == seed for r in record["runs"]):

@@ -67,6 +67,10 @@ def test_every_method_gets_its_record_and_a_second_call_does_nothing(race, argum
     assert len(standings(parse(found, "race.json"), "erasediff")) == 4
     assert "| salun |" in capsys.readouterr().out
     assert run(race, arguments, monkeypatch) == found
+    with pytest.raises(SystemExit) as refused:
+        run(race, ["--only", "salun", *arguments], monkeypatch)
+    assert refused.value.code == 2 and "is a race with other methods; give another" in capsys.readouterr().err
+    assert json.loads((Path(arguments[-1]) / "race.json").read_text()) == found
 
 
 def test_a_stage_that_takes_longer_than_the_limit_ends_the_run(race):
