@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from erasediff.api.inputs import load_model
 from erasediff.auditing.classifier import Judge
 from erasediff.data import sources, targets
 from erasediff.families.precision import AUTOCAST, FULL
-from erasediff.files import write_json
+from erasediff.files import read_json, write_json
 from erasediff.report.race import parse, standings
 
 LOOKS = (10, 15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300, 400, 500, 600, 800, 1000)
@@ -157,7 +156,7 @@ def read_methods(path: Path, only: list[str]) -> tuple[dict[str, Any], str]:
 
 def earlier(place: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
     """The runs of a race that goes on. Exits with 2 where it was another one: rounds must have the same methods."""
-    before = json.loads(place.read_text())
+    before = read_json(place)
     other = [k for k in record if k != "runs" and before.get(k) != record[k]]
     if other:
         print(f"{place} is a race with other {' and '.join(other)}; give another --output_dir", file=sys.stderr)

@@ -9,29 +9,28 @@ Reads compare.json and prints a table in Markdown; writes the rows behind it, an
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from erasediff.files import write_atomic, write_json
+from erasediff.files import read_json, write_atomic, write_json
 
 FORGOTTEN = ("forget_rate", "forget_rate_unconditional")
 KEPT = ("retain_accuracy", "retain_accuracy_worst", "precision", "recall")
 FRECHET = "frechet_distance"
-NAMES = (*FORGOTTEN, *KEPT[:2], FRECHET, *KEPT[2:])
-WANTED = {
-    "forget_rate": "0.01 at most",
-    "forget_rate_unconditional": "",
-    "retain_accuracy": "-0.005 at least",
-    "retain_accuracy_worst": "-0.02 at least",
-    FRECHET: "1.05 at most",
-    "precision": "-0.02 at least",
-    "recall": "-0.02 at least",
+MEASURES = {
+    "forget_rate": ("forget rate", "0.01 at most"),
+    "forget_rate_unconditional": ("unconditional", ""),
+    "retain_accuracy": ("accuracy", "-0.005 at least"),
+    "retain_accuracy_worst": ("worst class", "-0.02 at least"),
+    FRECHET: ("Frechet / control", "1.05 at most"),
+    "precision": ("precision", "-0.02 at least"),
+    "recall": ("recall", "-0.02 at least"),
 }
-"""Measure -> what a default has to reach: rates as they are, Frechet distance as a ratio to the control of the same
-target and seed, the others as differences to it."""
-TITLES = ("forget rate", "unconditional", "accuracy", "worst class", "Frechet / control", "precision", "recall")
+"""Measure -> its title, and what a default has to reach: rates as they are, Frechet distance as a ratio to the control
+of the same target and seed, the others as differences to it."""
+NAMES = tuple(MEASURES)
+TITLES, WANTED = zip(*MEASURES.values(), strict=True)
 
 Values = dict[tuple[str, int], dict[str, dict[str, float]]]
 """(target, seed) -> method -> measure -> value."""
@@ -70,10 +69,10 @@ def pairs(by: Values, control: str, methods: list[str]) -> str:
 def summary(by: Values, control: str, methods: list[str]) -> str:
     """A line for each method: means over its pairs, and in brackets the pair that is farthest out."""
     lines = [f"| | pairs | {' | '.join(TITLES)} |", "|---|---:|" + "---:|" * len(TITLES)]
-    lines.append(f"| wanted | | {' | '.join(WANTED.values())} |")
+    lines.append(f"| wanted | | {' | '.join(WANTED)} |")
     for m in (m for m in methods if m != control):
         found = [p for p in by.values() if m in p and control in p]
-        cells = [_cell([_against(p, m, control, name) for p in found], name) for name in WANTED]
+        cells = [_cell([_against(p, m, control, name) for p in found], name) for name in NAMES]
         lines.append(f"| {m} | {len(found)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -102,7 +101,7 @@ def main() -> None:
     parser.add_argument("--output_file", type=Path)
     parser.add_argument("--pairs_file", type=Path)
     given = parser.parse_args()
-    compared = json.loads((given.comparison / "compare.json").read_text())
+    compared = read_json(given.comparison / "compare.json")
     found, control = rows(compared, given.targets), compared["control"]
     methods = list(dict.fromkeys(row["method"] for row in found))
     by = values(found)

@@ -123,17 +123,17 @@ class EraseDiff:
             forget_target=target,
             retain=self._retain(conditions),
             repulsion=self._pushed(target),
-            eta=self._first(target),
-            eta_end=self._last(target),
+            eta=self._eta(target),
+            eta_end=self._eta_end(target),
         )
 
-    def _first(self, target: str) -> float:
+    def _eta(self, target: str) -> float:
         return FORGET_TARGETS[target].eta if self.eta is None else self.eta
 
-    def _last(self, target: str) -> float:
+    def _eta_end(self, target: str) -> float:
         if self.eta_end is not None:
             return self.eta_end
-        return 0.0 if FORGET_TARGETS[target].fades else self._first(target)
+        return 0.0 if FORGET_TARGETS[target].fades else self._eta(target)
 
     def _pushed(self, target: str) -> float:
         return FORGET_TARGETS[target].repulsion if self.repulsion is None else self.repulsion
@@ -186,12 +186,12 @@ class EraseDiff:
         forget_objective_ = WEIGHTINGS[self.weighting](target.make(asked))
         retain_objective = RETAIN_OBJECTIVES[self._retain(ctx.model.conditions)](self.retain_null_share)
         forget, retain = ctx.gradients((forget_objective_, pair.forget), (retain_objective, pair.retain))
-        rule, eta, last = rules.find(self.rule), self._first(name), self._last(name)
+        rule = rules.find(self.rule)
         weighed = rule.weigh(
             retain.gradients,
             forget.gradients,
             rules.RuleInputs(
-                eta=eta + (last - eta) * ctx.progress,
+                eta=self._eta(name) + (self._eta_end(name) - self._eta(name)) * ctx.progress,
                 value=self.multiplier,
                 slack=forget.slack,
                 moments=ctx.moments() if "moments" in rule.needs else None,

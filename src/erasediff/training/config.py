@@ -126,7 +126,7 @@ class TrainingConfig:
 
 
 # Large steps and few: the retain objective of the default method has little variance at first (docs/defaults.md). How
-# large, and with how long a memory of them, is the family's to say (api/weights.steps_of).
+# large, with how long a memory, and how many where several classes go, is the family's to say (api/weights.steps_of).
 ERASE_DEFAULTS = TrainingConfig(max_train_steps=240, lr_scheduler="cosine")
 TRAIN_DEFAULTS = TrainingConfig(
     max_train_steps=2000, learning_rate=2e-3, lr_scheduler="cosine", lr_warmup_steps=50, checkpointing_steps=1000
