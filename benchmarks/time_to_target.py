@@ -28,8 +28,9 @@ from line import Line
 from erasediff.api.inputs import load_model
 from erasediff.auditing.classifier import Judge
 from erasediff.data import sources, targets
+from erasediff.families import hashes, locate
 from erasediff.families.precision import AUTOCAST, FULL
-from erasediff.files import read_json, write_json
+from erasediff.files import joint_hash, read_json, weight_hashes, write_json
 from erasediff.report.race import parse, standings
 
 LOOKS = (10, 15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300, 400, 500, 600, 800, 1000)
@@ -154,15 +155,17 @@ def read_methods(path: Path, only: list[str]) -> tuple[dict[str, Any], str]:
     return methods, reference
 
 
-def earlier(place: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The runs of a race that goes on. Exits with 2 where it was another one: rounds must have the same methods."""
+def earlier(place: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """The record of a race that goes on. Exits with 2 where it was another one: rounds must have the same methods."""
     before = read_json(place)
-    other = [k for k in record if k != "runs" and before.get(k) != record[k]]
+    other = [k for k in record if k not in ("runs", "bases") and before.get(k, record[k]) != record[k]]
+    bases = before.get("bases", {})
+    if any(bases.get(seed, found) != found for seed, found in record["bases"].items()):
+        other.append("bases")
     if other:
         print(f"{place} is a race with other {' and '.join(other)}; give another --output_dir", file=sys.stderr)
         raise SystemExit(2)
-    runs: list[dict[str, Any]] = before["runs"]
-    return runs
+    return record | {"runs": before["runs"], "bases": bases | record["bases"]}
 
 
 def main() -> None:
@@ -175,14 +178,17 @@ def main() -> None:
     record: dict[str, Any] = {"schema": 1, "target_line": {"forget_rate": 0.02, "frechet_ratio": 1.10}, "runs": []}
     record |= {"reference": reference, "target": given.target, "methods": methods, "limit_ratio": given.limit_ratio}
     record["mixed_precision"] = given.mixed_precision
+    bases = {seed: Path(given.base.format(seed=seed)) for seed in given.seeds}
+    record["bases"] = {str(seed): joint_hash(hashes(locate(base))) for seed, base in bases.items()}
+    record["classifier"] = joint_hash(weight_hashes(given.classifier))
     if place.exists():
-        record["runs"] = earlier(place, record)
+        record = earlier(place, record)
     for seed in given.seeds:
         # A round is one comparison: one that was cut short is run again as a whole.
         if any(r["label"] == reference + AGAIN and r["seed"] == seed for r in record["runs"]):
             continue
         record["runs"] = [r for r in record["runs"] if r["seed"] != seed]
-        base = Path(given.base.format(seed=seed))
+        base = bases[seed]
         judge = Judge.load(given.classifier)
         line = Line(judge, data, split, mixed_precision=given.mixed_precision).of(load_model(base)[0])
 

@@ -73,6 +73,17 @@ def test_every_method_gets_its_record_and_a_second_call_does_nothing(race, argum
     assert json.loads((Path(arguments[-1]) / "race.json").read_text()) == found
 
 
+def test_a_race_that_goes_on_refuses_another_base_and_another_judge(race, tmp_path, capsys):
+    said = {"reference": "erasediff", "classifier": "j", "bases": {"0": "a", "1": "b"}, "runs": []}
+    (tmp_path / "race.json").write_text(json.dumps({**said, "runs": [1]}))
+    gone_on = race.earlier(tmp_path / "race.json", {**said, "bases": {"1": "b", "2": "c"}})
+    assert (gone_on["runs"], gone_on["bases"]) == ([1], {"0": "a", "1": "b", "2": "c"})
+    for other, named in (({"bases": {"1": "c"}}, "bases"), ({"classifier": "k"}, "classifier")):
+        with pytest.raises(SystemExit) as refused:
+            race.earlier(tmp_path / "race.json", said | other)
+        assert refused.value.code == 2 and f"is a race with other {named}; give another" in capsys.readouterr().err
+
+
 def test_a_stage_that_takes_longer_than_the_limit_ends_the_run(race):
     import contestants
 
