@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from erasediff.auditing.statistics import (
+    block_variance,
     bootstrap_mean,
     holm,
     jackknife_groups,
@@ -230,3 +231,12 @@ def test_t_interval_covers_the_mean_as_often_as_it_promises() -> None:
     assert 0.93 < np.mean(inside) < 0.97
     with pytest.raises(BadInput, match="at least 2"):
         t_interval([1.0])
+
+
+def test_the_variance_between_blocks_is_that_of_their_means_and_a_single_block_says_nothing():
+    drawn = np.random.default_rng(0)
+    shared = drawn.normal(size=(4000, 5, 1))  # five blocks whose rows share a draw, as often as the law needs
+    values = shared + drawn.normal(size=(4000, 5, 20))
+    claimed = np.mean([block_variance(v.ravel(), 5) for v in values])
+    assert claimed == pytest.approx(values.mean(axis=(1, 2)).var(), rel=0.06)
+    assert block_variance(values[0].ravel(), 1) == 0.0

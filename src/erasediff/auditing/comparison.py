@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from erasediff.auditing.finding import Evidence, Finding
-from erasediff.auditing.statistics import CONFIDENCE, holm, placements, sign_flips, sum_error
+from erasediff.auditing.statistics import CONFIDENCE, block_variance, holm, placements, sign_flips, sum_error
 
 LEVEL = 1 - CONFIDENCE
 WORSE, LOWER, EQUAL, UNCLEAR = "beyond the margin", "below by more than the margin", "within the margin", "unclear"
@@ -129,7 +129,7 @@ def _error(columns: Sequence[Rows], evidence: Evidence) -> tuple[float, float]:
         error, freedom = sum_error(columns)
         return max(error, SMALLEST), freedom
     (differences,) = columns
-    spread = _between(differences, evidence.blocks) if len(differences) == len(evidence.rows[0]) else 0.0
+    spread = block_variance(differences, evidence.blocks) if len(differences) == len(evidence.rows[0]) else 0.0
     return float(np.sqrt(max(_smoothed(differences) + spread, SMALLEST**2))), float("inf")
 
 
@@ -140,8 +140,3 @@ def _smoothed(differences: Rows) -> float:
     """
     n = len(differences) + 2
     return float(((np.square(differences).sum() + 1) / n - (differences.sum() / n) ** 2) / n)
-
-
-def _between(differences: Rows, blocks: int) -> float:
-    """Variance of the mean that comes from one block to another: rows of a block share what was drawn for it."""
-    return float(differences.reshape(blocks, -1).mean(axis=1).var(ddof=1)) / blocks if blocks > 1 else 0.0

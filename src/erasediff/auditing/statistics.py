@@ -146,6 +146,14 @@ def sum_error(columns: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
     return float(np.sqrt(total)), freedom
 
 
+def block_variance(values: NDArray[np.float64], blocks: int) -> float:
+    """Variance of the mean of ``values`` [blocks * N] that comes from one block to another; 0 for a single block.
+
+    Values of a block share what was drawn for it.
+    """
+    return float(values.reshape(blocks, -1).mean(axis=1).var(ddof=1)) / blocks if blocks > 1 else 0.0
+
+
 def auc_interval(members: ArrayLike, others: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Interval of the AUC with which scores tell ``members`` [N] from ``others`` [M], inside [0, 1]."""
     above, below = placements(members, others)

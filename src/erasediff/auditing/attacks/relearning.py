@@ -21,7 +21,7 @@ from erasediff.auditing.attacks.asking import asked_for_target, at_least, passes
 from erasediff.auditing.attacks.base import FEWEST_SAMPLES, FORGETFUL, Scene, needs
 from erasediff.auditing.finding import Evidence, Finding, rows_of
 from erasediff.auditing.result import Measurement
-from erasediff.auditing.statistics import CONFIDENCE, bootstrap_mean
+from erasediff.auditing.statistics import CONFIDENCE, block_variance, bootstrap_mean
 from erasediff.data.pairs import Pairs
 from erasediff.data.sources import ImageData
 from erasediff.families.base import Model
@@ -150,9 +150,7 @@ def _interval(areas: NDArray[np.float64], repeats: int, seed: int) -> tuple[floa
     Which images are chosen moves the mean more than the samples do; a second audit chooses others.
     """
     value, (low, high) = float(areas.mean()), bootstrap_mean(areas, seed=seed)
-    means = areas.reshape(repeats, -1).mean(axis=1)
-    error = float(means.var(ddof=1)) / repeats if repeats > 1 else 0.0
-    extra = stats.norm.ppf((1 + CONFIDENCE) / 2) ** 2 * error
+    extra = stats.norm.ppf((1 + CONFIDENCE) / 2) ** 2 * block_variance(areas, repeats)
     below, above = np.sqrt((value - low) ** 2 + extra), np.sqrt((high - value) ** 2 + extra)
     return max(0.0, value - float(below)), min(1.0, value + float(above))
 
