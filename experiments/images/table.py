@@ -47,10 +47,13 @@ def rows(compared: dict[str, Any], targets: list[str]) -> list[dict[str, Any]]:
 
 
 def values(found: list[dict[str, Any]]) -> Values:
+    """A model that is the same for every seed (its own is ``None``) stands beside each."""
+    seeds = sorted({row["seed"] for row in found if row["seed"] is not None})
     by: Values = {}
     for row in found:
-        place = by.setdefault((row["target"], row["seed"]), {})
-        place[row["method"]] = {name: m["value"] for name, m in row["measures"].items()}
+        for seed in seeds if row["seed"] is None else [row["seed"]]:
+            place = by.setdefault((row["target"], seed), {})
+            place[row["method"]] = {name: m["value"] for name, m in row["measures"].items()}
     return by
 
 

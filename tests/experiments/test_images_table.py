@@ -33,3 +33,11 @@ def test_means_and_the_worst_pair_against_the_control_of_the_same_seed(table):
     assert len({line.count("|") for line in lines}) == 1
     lines = table.pairs(table.values(found), "control", ["control", "ours", "alone"]).splitlines()
     assert len(lines) == 6 and "| class:1, 1 | ours | 0.030 |" in lines[-1] and "| 1.50 |" in lines[-1]
+
+
+def test_a_model_of_every_seed_stands_beside_each(table):
+    runs = [run(table, label, seed) for label in ("control", "ours") for seed in (0, 1)]
+    models = [run(table, "base", None, forget_rate=0.9)]
+    by = table.values(table.rows({"runs": runs, "models": models}, []))
+    assert {seed for _, seed in by} == {0, 1}
+    assert "| base | 2 | 0.9000 (0.900) |" in table.summary(by, "control", ["base", "control", "ours"])
