@@ -26,11 +26,11 @@ from contestants import Contestant, OutOfTime
 from line import Line
 
 from erasediff.api.inputs import load_model
+from erasediff.api.workshop import weights_of
 from erasediff.auditing.classifier import Judge
 from erasediff.data import sources, targets
-from erasediff.families import hashes, locate
 from erasediff.families.precision import AUTOCAST, FULL
-from erasediff.files import joint_hash, read_json, weight_hashes, write_json
+from erasediff.files import read_json, write_json
 from erasediff.report.race import parse, standings
 
 LOOKS = (10, 15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300, 400, 500, 600, 800, 1000)
@@ -179,8 +179,9 @@ def main() -> None:
     record |= {"reference": reference, "target": given.target, "methods": methods, "limit_ratio": given.limit_ratio}
     record["mixed_precision"] = given.mixed_precision
     bases = {seed: Path(given.base.format(seed=seed)) for seed in given.seeds}
-    record["bases"] = {str(seed): joint_hash(hashes(locate(base))) for seed, base in bases.items()}
-    record["classifier"] = joint_hash(weight_hashes(given.classifier))
+    record["bases"] = {str(seed): weights_of(base, None) for seed, base in bases.items()}
+    judge = Judge.load(given.classifier)
+    record["classifier"] = judge.fingerprint
     if place.exists():
         record = earlier(place, record)
     for seed in given.seeds:
@@ -189,7 +190,6 @@ def main() -> None:
             continue
         record["runs"] = [r for r in record["runs"] if r["seed"] != seed]
         base = bases[seed]
-        judge = Judge.load(given.classifier)
         line = Line(judge, data, split, mixed_precision=given.mixed_precision).of(load_model(base)[0])
 
         def make(label: str, settings: dict[str, Any], seed: int, base: Path = base) -> Any:
