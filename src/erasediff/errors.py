@@ -58,9 +58,9 @@ def check_one_of(what: str, given: str, allowed: Iterable[str]) -> None:
 
 
 def check_shares(owner: object, *names: str) -> None:
-    """Raise BadInput unless the attributes ``names`` of ``owner`` lie between 0 and 1."""
+    """Raise BadInput unless the attributes ``names`` of ``owner`` lie between 0 and 1, or are ``None``."""
     for name in names:
-        if not 0 <= (given := getattr(owner, name)) <= 1:
+        if (given := getattr(owner, name)) is not None and not 0 <= given <= 1:
             raise BadInput(f"{name} must lie in [0, 1], got {given}")
 
 

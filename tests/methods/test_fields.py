@@ -15,6 +15,7 @@ NAN, INF = float("nan"), float("inf")
         ("erasediff", "eta", INF),
         ("erasediff", "eta_end", -0.1),
         ("erasediff", "multiplier", NAN),
+        ("erasediff", "retain_focus", 1.5),
         ("erasediff", "repulsion", INF),
         ("weighted_sum", "multiplier", -1.0),
         ("fine_tune", "null_share", 5.0),

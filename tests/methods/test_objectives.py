@@ -18,6 +18,7 @@ from erasediff.methods.objectives import (
     Blend,
     Denoise,
     Distill,
+    Held,
     Relabel,
     Unconditional,
     UniformNoise,
@@ -54,6 +55,28 @@ def test_distillation_begins_at_zero(squares):
     assert losses.loss.abs().max() < 1e-12
     assert losses.floor.abs().max() == 0
     assert losses.denoise.min() > 0
+
+
+@pytest.mark.parametrize("objective", [Denoise(0.5), Anneal(0.5), Distill(0.5)])
+def test_held_classes_count_for_more_unless_their_condition_is_dropped(objective, squares):
+    ctx, batch = context(), Pairs(squares, torch.arange(64), None, batch_size=64, seed=0).at(0).retain
+    move(ctx)
+    counts = torch.tensor([0.5, 0.0, 3.0, 1.5])
+    plain, found = objective(ctx, batch), Held(objective, counts)(ctx, batch)
+    dropped = condition_dropped(ctx, batch, 0.5) == ctx.model.conditions.null_label
+    assert 0 < dropped.sum() < 64
+    assert torch.allclose(found.loss, torch.where(dropped, 1.0, counts[batch.labels]) * plain.loss)
+    assert torch.equal(found.denoise, plain.denoise), "a retain budget is in units of the plain loss"
+    assert (found.floor is None) == (plain.floor is None)
+    ctx.progress = 1.0
+    assert torch.allclose(Held(objective, counts)(ctx, batch).loss, objective(ctx, batch).loss), "alike in the end"
+
+
+def test_a_model_without_a_null_condition_drops_nothing(squares):
+    ctx, batch = context(), Pairs(squares, torch.arange(16), None, batch_size=16, seed=0).at(0).retain
+    ctx.model.conditions = replace(ctx.model.conditions, null_label=None)
+    found = Held(Denoise(0.5), torch.tensor([2.0, 2.0, 2.0, 2.0]))(ctx, batch)
+    assert torch.allclose(found.loss, 2 * Denoise(0.5)(ctx, batch).loss)
 
 
 def test_the_unconditional_target_is_met_by_the_frozen_model_under_its_null_condition(squares):

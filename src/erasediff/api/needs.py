@@ -35,8 +35,8 @@ def refusal(method: Method, model: Model) -> str | None:
         without = listing(_without("classes"))
         return (
             f"method {name} relabels forget samples to another class, or replays the others, and this model has none; "
-            "use --method.forget_target auto without a timestep_focus (erasediff, weighted_sum), or one of: "
-            f"{without}"
+            "use --method.forget_target auto without timestep_focus and retain_focus (erasediff, weighted_sum), or one "
+            f"of: {without}"
         )
     if needs.text_maps and not isinstance(model, ReadsText):
         return (

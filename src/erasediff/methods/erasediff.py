@@ -20,10 +20,10 @@ from torch import Tensor
 from erasediff.data.pairs import Pair, Pairs
 from erasediff.errors import BadInput, check_finite, check_one_of, check_shares
 from erasediff.families.base import ClassConditions
-from erasediff.methods.base import Direction, Needs, State, StepContext, record
+from erasediff.methods.base import Direction, Needs, Objective, State, StepContext, record
 from erasediff.methods.forgetting import AUTO, FORGET_TARGETS, WEIGHTINGS, Asked, suited
-from erasediff.methods.objectives import RETAIN_OBJECTIVES, retain_cost
-from erasediff.methods.others import CHOICES
+from erasediff.methods.objectives import RETAIN_OBJECTIVES, Held, retain_cost
+from erasediff.methods.others import CHOICES, distances, held
 from erasediff.methods.redirect import neighbours
 from erasediff.methods.timesteps import Timesteps, importance
 from erasediff.solver import rules
@@ -61,6 +61,9 @@ class EraseDiff:
         weighting: ``none``, or ``hellinger``: forget loss as 1 - exp(-loss).
         null_share: share of forget samples whose condition is dropped, so that the null condition forgets too.
         retain_null_share: share of retain samples whose condition is dropped.
+        retain_focus: share of the retain loss that goes by how little the frozen model tells a class from the target's
+            (of more than 128 classes all alike); when a run ends, all count alike. By default 0.7 where ``relabel``
+            takes out classes, else 0.
         norm_floor: least ||g_f||^2 relative to ||g_r||^2 by which lambda is divided.
         max_multiplier: cap on lambda.
         tolerance: slack at or below which the forget term is skipped; ``None`` never skips.
@@ -81,6 +84,7 @@ class EraseDiff:
     weighting: str = "none"
     null_share: float = 0.3
     retain_null_share: float = 0.2
+    retain_focus: float | None = None
     norm_floor: float = 1e-8
     max_multiplier: float = 1e4
     tolerance: float | None = None
@@ -97,7 +101,7 @@ class EraseDiff:
         rules.find(self.rule)
         check_one_of("others", self.others, CHOICES)
         check_one_of("weighting", self.weighting, WEIGHTINGS)
-        check_shares(self, "null_share", "retain_null_share", "timestep_focus")
+        check_shares(self, "null_share", "retain_null_share", "retain_focus", "timestep_focus")
         if self.neighbours < 1:
             raise BadInput(f"neighbours must be at least 1, got {self.neighbours}")
         for name in ("eta", "max_multiplier"):
@@ -125,6 +129,7 @@ class EraseDiff:
             repulsion=self._pushed(target),
             eta=self._eta(target),
             eta_end=self._eta_end(target),
+            retain_focus=self._retain_focus(target, conditions),
         )
 
     def _eta(self, target: str) -> float:
@@ -138,6 +143,11 @@ class EraseDiff:
     def _pushed(self, target: str) -> float:
         return FORGET_TARGETS[target].repulsion if self.repulsion is None else self.repulsion
 
+    def _retain_focus(self, target: str, conditions: ClassConditions) -> float:
+        if self.retain_focus is not None:
+            return self.retain_focus
+        return 0.0 if conditions.in_words else FORGET_TARGETS[target].retain_focus
+
     def _retain(self, conditions: ClassConditions) -> str:
         if self.retain != AUTO:
             return self.retain
@@ -148,7 +158,7 @@ class EraseDiff:
     @property
     def needs(self) -> Needs:
         asked = Needs(frozen=True) if self.forget_target == AUTO else FORGET_TARGETS[self.forget_target].needs
-        focused = self.timestep_focus > 0
+        focused = self.timestep_focus > 0 or (self.retain_focus or 0) > 0
         return replace(
             asked,
             classes=asked.classes or focused,
@@ -162,13 +172,19 @@ class EraseDiff:
         return self.track_slack or self.tolerance is not None or "slack" in rules.find(self.rule).needs
 
     def prepare(self, ctx: StepContext, pairs: Pairs) -> State:
-        """The density of forget time steps where it is not uniform, and the neighbours where they are the target."""
+        """The density of forget time steps where it is not uniform, what is read from the distances of classes, and the
+        neighbours where they are the target."""
         state: dict[str, Tensor] = {}
         if self.timestep_focus:
             state["timesteps"] = importance(ctx, pairs, self.timestep_focus)
         target = suited(self.forget_target, ctx.model.conditions)
-        if target == "relabel" and (weights := CHOICES[self.others](ctx, pairs)) is not None:
-            state["others"] = weights
+        drawn = CHOICES[self.others] if target == "relabel" else None
+        focus = self._retain_focus(target, ctx.model.conditions)
+        found = distances(ctx, pairs) if drawn is not None or focus else None
+        if found is not None:
+            device = ctx.weights()[0].device
+            state |= {} if drawn is None else {"others": drawn(found).to(device)}
+            state |= {} if not focus else {"held": held(found, pairs, focus).to(device)}
         if target == "redirect":
             state |= neighbours(pairs, k=self.neighbours, candidates=None)
         return state
@@ -184,7 +200,7 @@ class EraseDiff:
             timesteps=Timesteps(state.get("timesteps")),
         )
         forget_objective_ = WEIGHTINGS[self.weighting](target.make(asked))
-        retain_objective = RETAIN_OBJECTIVES[self._retain(ctx.model.conditions)](self.retain_null_share)
+        retain_objective = self._retain_objective(ctx, state)
         forget, retain = ctx.gradients((forget_objective_, pair.forget), (retain_objective, pair.retain))
         rule = rules.find(self.rule)
         weighed = rule.weigh(
@@ -202,6 +218,10 @@ class EraseDiff:
         )
         log = {**record(retain=retain, forget=forget), **weighed.log}
         return Direction(combine(weighed.weights, [retain.gradients, forget.gradients]), log, state)
+
+    def _retain_objective(self, ctx: StepContext, state: State) -> Objective:
+        plain = RETAIN_OBJECTIVES[self._retain(ctx.model.conditions)](self.retain_null_share)
+        return Held(plain, state["held"]) if "held" in state else plain
 
     def forward_equivalents(self) -> float:
         """Two students (forward and backward) and the frozen passes of target, floor and distillation."""

@@ -30,8 +30,8 @@ class ForgetTarget:
     """One way to say what should come instead. ``frozen_passes``: of theta_0 a step, before floor and repulsion.
 
     ``drawn_floor``: whether its floor costs one more. Where nothing else is said: ``repulsion``, how far it is pushed
-    (0: it cannot be), ``eta``, how hard the barrier pushes, and ``fades``, whether it no longer does when a run ends
-    (measured where so).
+    (0: it cannot be), ``eta``, how hard the barrier pushes, ``fades``, whether it no longer does when a run ends, and
+    ``retain_focus``, the share of the retain loss that goes by likeness to the target's classes (measured where so).
     """
 
     make: Callable[[Asked], Objective]
@@ -40,6 +40,7 @@ class ForgetTarget:
     repulsion: float = 0.0
     eta: float = 0.3
     fades: bool = False
+    retain_focus: float = 0.0
     drawn_floor: bool = False
 
 
@@ -50,6 +51,7 @@ FORGET_TARGETS = {
         frozen_passes=1,
         repulsion=0.8,
         fades=True,
+        retain_focus=0.7,
         drawn_floor=True,
     ),
     "anchor": ForgetTarget(

@@ -20,11 +20,12 @@ class MUNBa(EraseDiff):
     """The bargain of two players, with EraseDiff's forget targets.
 
     The retain loss is the ordinary one, as in the paper: distillation begins without a gradient, and a player who wants
-    nothing cannot bargain.
+    nothing cannot bargain. Every class counts alike in it.
     """
 
     rule: str = "munba"
     retain: str = "denoise"
+    retain_focus: float | None = 0.0
 
     PAPER: ClassVar[str] = "arXiv:2411.15537"
     SUMMARY: ClassVar[str] = "EraseDiff's forget targets, weighed by Nash bargaining"

@@ -212,6 +212,30 @@ class Hellinger:
         return inner._replace(loss=-torch.expm1(-inner.loss), floor=inner.floor if known else None)
 
 
+@dataclass(frozen=True)
+class Held:
+    """A retain objective in which some classes count for more than others: ``counts`` [num_classes].
+
+    They do so while forgetting moves them; when a run ends, all count alike. So do samples whose condition is dropped:
+    what a model says without a condition depends on how often it sees each class, what it says of a class does not.
+    """
+
+    objective: Denoise | Distill | Blend | Anneal
+    counts: Tensor
+
+    def __call__(self, ctx: StepContext, batch: Batch) -> Losses:
+        inner = self.objective(ctx, batch)
+        own = ctx.model.conditions.own(batch.labels)
+        if own is None:
+            return inner
+        counts = torch.lerp(self.counts.to(inner.loss)[own], torch.ones_like(inner.loss), ctx.progress)
+        if ctx.model.conditions.null_label is not None:
+            kept = ctx.uniform(batch, "drop") >= self.objective.null_share
+            counts = torch.where(kept, counts, torch.ones_like(counts))
+        floor = None if inner.floor is None else counts * inner.floor
+        return inner._replace(loss=counts * inner.loss, floor=floor)
+
+
 RETAIN_OBJECTIVES: dict[str, type[Denoise] | type[Distill] | type[Blend] | type[Anneal]] = {
     "anneal": Anneal,
     "blend": Blend,
