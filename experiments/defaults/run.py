@@ -47,6 +47,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "null_share 0": {"null_share": 0.0},
     "retain_null_share 0.4": {"retain_null_share": 0.4},
     "retain_focus 0": {"retain_focus": 0.0},
+    "residual 0": {"residual": 0.0},
     "timestep_focus 0.5": {"timestep_focus": 0.5},
     "weighting hellinger": {"weighting": "hellinger"},
     "eta 0.1": {"eta": 0.1},

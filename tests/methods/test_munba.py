@@ -45,7 +45,14 @@ def test_both_players_gain_the_same(step, target, squares):
     method = MUNBa(forget_target=target).suited_to(ctx.model.conditions)
     ctx.begin(step)
     found = method.direction(ctx, batches, {})
-    asked = Asked(state={}, null_share=method.null_share, repulsion=method.repulsion, floor=False, timesteps=UNIFORM)
+    asked = Asked(
+        state={},
+        null_share=method.null_share,
+        repulsion=method.repulsion,
+        floor=False,
+        watched=False,
+        timesteps=UNIFORM,
+    )
     objective = FORGET_TARGETS[target].make(asked)
     forget, retain = ctx.gradients(
         (objective, batches.forget), (RETAIN_OBJECTIVES[method.retain](method.retain_null_share), batches.retain)

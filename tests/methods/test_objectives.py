@@ -233,7 +233,8 @@ def test_how_far_is_pushed_depends_on_the_target_unless_told():
     assert EraseDiff().suited_to(replace(conditions, anchor=2)).repulsion == FORGET_TARGETS["anchor"].repulsion > 0
     assert EraseDiff(repulsion=0.0).suited_to(conditions).repulsion == 0
     assert EraseDiff().suited_to(ClassConditions(0, None)).repulsion == 0
-    assert EraseDiff().forward_equivalents() == EraseDiff(repulsion=0.0).forward_equivalents() + 1
+    plain = EraseDiff(repulsion=0.0, residual=0.0)
+    assert EraseDiff().forward_equivalents() == plain.forward_equivalents() + 1
 
 
 def test_a_method_without_the_frozen_model_cannot_ask_it(squares):
@@ -281,7 +282,7 @@ def test_model_and_frozen_model_are_asked_about_the_same_noised_latent(target, f
         return plain(noisy, condition, frozen=frozen)
 
     monkeypatch.setattr(ctx, "predict", noted)
-    asked = Asked(state={}, null_share=0.0, repulsion=0.5, floor=False, timesteps=UNIFORM)
+    asked = Asked(state={}, null_share=0.0, repulsion=0.5, floor=False, watched=True, timesteps=UNIFORM)
     FORGET_TARGETS[target].make(asked)(ctx, batch)
     assert {frozen for frozen, *_ in seen} == {True, False}
     assert all(torch.equal(x, seen[0][1]) and torch.equal(t, seen[0][2]) for _, x, t, _ in seen)
@@ -291,3 +292,53 @@ def test_model_and_frozen_model_are_asked_about_the_same_noised_latent(target, f
     if target != "relabel":
         led = conditions.anchored(own) if target == "anchor" else conditions.null(own)
         assert any(torch.equal(condition, led) for frozen, _, _, condition in seen if frozen)
+
+
+def test_what_is_left_of_the_own_answer_is_all_at_first_and_what_was_taken_away_later(squares):
+    """A student between the frozen model's own answer and another class's has that share of the own one left."""
+    ctx, batch = context(), forget_batch(squares, 8)
+    found = ctx.gradients((Relabel(0.0, repulsion=0.5), batch))[0]
+    assert found.residual.shape == (8, 2)
+    assert found.left == pytest.approx(1, abs=1e-5)
+    ask = ctx.predict
+
+    def between(noisy, condition, *, frozen=False):
+        if frozen:
+            return ask(noisy, condition, frozen=True)
+        other = ctx.model.conditions.other(batch.labels, ctx.uniform(batch, "other"))
+        own = ask(noisy, condition, frozen=True)
+        return 0.25 * own + 0.75 * ask(noisy, other, frozen=True) + 0 * ask(noisy, condition)
+
+    ctx.predict = between
+    assert ctx.gradients((Relabel(0.0, repulsion=0.5), batch))[0].left == pytest.approx(0.25, abs=1e-5)
+
+
+def test_what_is_left_does_not_depend_on_micro_batches(squares):
+    whole, small = context(), context()
+    small.micro_batch = 3
+    move(whole), move(small)
+    batch = forget_batch(squares, 8)
+    found = [ctx.gradients((Relabel(0.3, repulsion=0.5), batch))[0].left for ctx in (whole, small)]
+    assert torch.allclose(*found, atol=1e-5)
+
+
+def test_what_is_left_costs_a_frozen_pass_only_where_nothing_is_pushed_away(squares):
+    batch, spent = forget_batch(squares, 8), {}
+    for name, objective in {
+        "plain": Relabel(0.0),
+        "watched": Relabel(0.0, watched=True),
+        "repelled": Relabel(0.0, repulsion=0.5),
+        "both": Relabel(0.0, repulsion=0.5, watched=True),
+    }.items():
+        ctx = context()
+        (term,) = ctx.gradients((objective, batch))
+        spent[name] = ctx.spent
+        assert (term.left is None) == (name == "plain")
+    assert spent["plain"] + 8 == spent["watched"] == spent["repelled"] == spent["both"]
+
+
+def test_where_no_class_differs_from_another_nothing_is_left(squares):
+    ctx, batch = context(), forget_batch(squares, 8)
+    ask = ctx.predict
+    ctx.predict = lambda noisy, condition, **asked: ask(noisy, torch.zeros_like(condition), **asked)
+    assert ctx.gradients((Relabel(0.0, watched=True), batch))[0].left == 0

@@ -118,7 +118,7 @@ def test_a_resume_with_other_settings_is_refused(base, squares, tmp_path):
 
 def test_a_finished_run_goes_on_to_a_later_last_step(base, squares, tmp_path):
     """In the same bits, where nothing depends on the length of the run."""
-    method = EraseDiff(retain="blend", eta_end=0.3)
+    method = EraseDiff(retain="blend", eta_end=0.3, retain_focus=0.0)
     go(base, squares, tmp_path / "long", method, max_train_steps=24)
     go(base, squares, tmp_path / "short", method, max_train_steps=12, checkpointing_steps=12)
     go(base, squares, tmp_path / "short", method, max_train_steps=24, resume_from_checkpoint="latest")

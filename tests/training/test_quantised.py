@@ -143,7 +143,7 @@ def scene(family):
 
 RUN = {"rank": 2, "quantize": "int8", "learning_rate": 1e-1, "lr_scheduler": "constant", "train_batch_size": 4}
 RUN |= {"checkpointing_steps": 2, "quiet": True}
-STEADY = EraseDiff(retain="distill", eta_end=0.3)  # the same at every length of the run
+STEADY = EraseDiff(retain="distill", eta_end=0.3, retain_focus=0.0)  # the same at every length of the run
 
 
 @pytest.mark.parametrize("family", ["unet2d", "stable_diffusion"])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from erasediff.data.pairs import Batch, Pair, Pairs
@@ -26,11 +27,14 @@ class Losses(NamedTuple):
     ``loss``: [b]; ``floor``: [b], or ``None`` where the least is unknown; ``slack`` is ``loss - floor``.
     ``denoise``: [b], the ordinary denoising loss of the same predictions, where ``loss`` is another one: what a
     retain budget is measured by.
+    ``residual``: [b, 2], the part of what tells the target's own answer from what is to come instead that the model
+    still gives, and the whole of it; the sums of both columns over a batch say which share is left.
     """
 
     loss: Tensor
     floor: Tensor | None = None
     denoise: Tensor | None = None
+    residual: Tensor | None = None
 
 
 class Term(NamedTuple):
@@ -40,6 +44,15 @@ class Term(NamedTuple):
     loss: Tensor
     floor: Tensor | None = None
     denoise: Tensor | None = None
+    residual: Tensor | None = None
+
+    @property
+    def left(self) -> Tensor | None:
+        """Share of the target's own answers that is left, 0-dim, 1 at theta_0; ``None`` where it is not known."""
+        if self.residual is None:
+            return None
+        left, whole = self.residual.sum(0)
+        return torch.where(whole > 0, left / whole, torch.zeros_like(left))
 
     @property
     def slack(self) -> Tensor | None:
@@ -264,4 +277,6 @@ def record(*, retain: Term | None = None, forget: Term | None = None) -> dict[st
         entries["forget_loss"] = forget.loss.mean()
         if forget.slack is not None:
             entries["slack"] = forget.slack
+        if forget.left is not None:
+            entries["residual"] = forget.left
     return entries

@@ -18,7 +18,7 @@ from typing import ClassVar, Self
 from torch import Tensor
 
 from erasediff.data.pairs import Pair, Pairs
-from erasediff.errors import BadInput, check_finite, check_one_of, check_shares
+from erasediff.errors import BadInput, check_finite, check_one_of, check_shares, listing
 from erasediff.families.base import ClassConditions
 from erasediff.methods.base import Direction, Needs, Objective, State, StepContext, record
 from erasediff.methods.forgetting import AUTO, FORGET_TARGETS, WEIGHTINGS, Asked, suited
@@ -28,6 +28,19 @@ from erasediff.methods.redirect import neighbours
 from erasediff.methods.timesteps import Timesteps, importance
 from erasediff.solver import rules
 from erasediff.solver.gram import combine
+
+AGAIN = 4.0  # times the residual, from where on the barrier pushes in full
+
+
+def pushed(left: Tensor | None, residual: float) -> float | Tensor:
+    """How hard the barrier pushes, 0 to 1, where so much of the target's own answers is left: it stops at ``residual``.
+
+    What is gone need not be pushed any further, and the push is what keeps the classes away that look like it. Where
+    the rest brings some of it back, the push comes back too.
+    """
+    if left is None or residual == 0:
+        return 1.0
+    return ((left - residual) / ((AGAIN - 1) * residual)).clamp(0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +77,9 @@ class EraseDiff:
         retain_focus: share of the retain loss that goes by how little the frozen model tells a class from the target's
             (of more than 128 classes all alike); when a run ends, all count alike. By default 0.7 where ``relabel``
             takes out classes, else 0.
+        residual: which share of its own answers about the target's class may be left (1: all) where the barrier stops
+            pushing; it pushes less from four times that on down. 0 pushes on. By default 0.1 where ``relabel`` takes
+            out classes, else 0; targets other than relabel do not know what is left.
         norm_floor: least ||g_f||^2 relative to ||g_r||^2 by which lambda is divided.
         max_multiplier: cap on lambda.
         tolerance: slack at or below which the forget term is skipped; ``None`` never skips.
@@ -85,6 +101,7 @@ class EraseDiff:
     null_share: float = 0.3
     retain_null_share: float = 0.2
     retain_focus: float | None = None
+    residual: float | None = None
     norm_floor: float = 1e-8
     max_multiplier: float = 1e4
     tolerance: float | None = None
@@ -101,7 +118,7 @@ class EraseDiff:
         rules.find(self.rule)
         check_one_of("others", self.others, CHOICES)
         check_one_of("weighting", self.weighting, WEIGHTINGS)
-        check_shares(self, "null_share", "retain_null_share", "retain_focus", "timestep_focus")
+        check_shares(self, "null_share", "retain_null_share", "retain_focus", "residual", "timestep_focus")
         if self.neighbours < 1:
             raise BadInput(f"neighbours must be at least 1, got {self.neighbours}")
         for name in ("eta", "max_multiplier"):
@@ -130,6 +147,7 @@ class EraseDiff:
             eta=self._eta(target),
             eta_end=self._eta_end(target),
             retain_focus=self._retain_focus(target, conditions),
+            residual=self._residual(target, conditions),
         )
 
     def _eta(self, target: str) -> float:
@@ -140,6 +158,9 @@ class EraseDiff:
             return self.eta_end
         return 0.0 if FORGET_TARGETS[target].fades else self._eta(target)
 
+    def _eta_now(self, target: str, progress: float) -> float:
+        return self._eta(target) + (self._eta_end(target) - self._eta(target)) * progress
+
     def _pushed(self, target: str) -> float:
         return FORGET_TARGETS[target].repulsion if self.repulsion is None else self.repulsion
 
@@ -147,6 +168,18 @@ class EraseDiff:
         if self.retain_focus is not None:
             return self.retain_focus
         return 0.0 if conditions.in_words else FORGET_TARGETS[target].retain_focus
+
+    def _residual(self, target: str, conditions: ClassConditions) -> float:
+        known = FORGET_TARGETS[target].residual
+        if known is None and self.residual:
+            knowing = listing(k for k, t in FORGET_TARGETS.items() if t.residual is not None)
+            raise BadInput(
+                f"residual {self.residual} cannot be watched under forget_target {target}, which does not know what is "
+                f"left; use 0, or one of: {knowing}"
+            )
+        if self.residual is not None:
+            return self.residual
+        return 0.0 if conditions.in_words else known or 0.0
 
     def _retain(self, conditions: ClassConditions) -> str:
         if self.retain != AUTO:
@@ -192,11 +225,13 @@ class EraseDiff:
     def direction(self, ctx: StepContext, pair: Pair, state: State) -> Direction:
         name = suited(self.forget_target, ctx.model.conditions)
         target = FORGET_TARGETS[name]
+        residual = self._residual(name, ctx.model.conditions)
         asked = Asked(
             state=state,
             null_share=self.null_share,
             repulsion=self._pushed(name),
             floor=self.measures_slack,
+            watched=residual > 0,
             timesteps=Timesteps(state.get("timesteps")),
         )
         forget_objective_ = WEIGHTINGS[self.weighting](target.make(asked))
@@ -207,7 +242,7 @@ class EraseDiff:
             retain.gradients,
             forget.gradients,
             rules.RuleInputs(
-                eta=self._eta(name) + (self._eta_end(name) - self._eta(name)) * ctx.progress,
+                eta=self._eta_now(name, ctx.progress) * pushed(forget.left, residual),
                 value=self.multiplier,
                 slack=forget.slack,
                 moments=ctx.moments() if "moments" in rule.needs else None,
@@ -231,5 +266,7 @@ class EraseDiff:
         """Those of the forget batch."""
         name = "relabel" if self.forget_target == AUTO else self.forget_target
         target = FORGET_TARGETS[name]
-        drawn = (target.drawn_floor and self.measures_slack) + (target.repulsion > 0 and self._pushed(name) > 0)
+        watched = target.residual is not None and (self.residual is None or self.residual > 0)
+        own = watched or (target.repulsion > 0 and self._pushed(name) > 0)
+        drawn = (target.drawn_floor and self.measures_slack) + own
         return 3 + target.frozen_passes + drawn

@@ -16,12 +16,14 @@ AUTO = "auto"
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """How a forget target is asked: shares, repulsion, time steps, and whether its floor is wanted."""
+    """How a forget target is asked: shares, repulsion, time steps, and whether its floor and what is left of the own
+    answers (``watched``) are wanted."""
 
     state: State
     null_share: float
     repulsion: float
     floor: bool
+    watched: bool
     timesteps: Timesteps
 
 
@@ -31,7 +33,8 @@ class ForgetTarget:
 
     ``drawn_floor``: whether its floor costs one more. Where nothing else is said: ``repulsion``, how far it is pushed
     (0: it cannot be), ``eta``, how hard the barrier pushes, ``fades``, whether it no longer does when a run ends, and
-    ``retain_focus``, the share of the retain loss that goes by likeness to the target's classes (measured where so).
+    ``retain_focus``, the share of the retain loss that goes by likeness to the target's classes (measured where so),
+    and ``residual``, how much of the own answers may be left where the barrier stops pushing (``None``: not known).
     """
 
     make: Callable[[Asked], Objective]
@@ -41,17 +44,19 @@ class ForgetTarget:
     eta: float = 0.3
     fades: bool = False
     retain_focus: float = 0.0
+    residual: float | None = None
     drawn_floor: bool = False
 
 
 FORGET_TARGETS = {
     "relabel": ForgetTarget(
-        make=lambda a: Relabel(a.null_share, a.floor, a.repulsion, a.timesteps, a.state.get("others")),
+        make=lambda a: Relabel(a.null_share, a.floor, a.repulsion, a.timesteps, a.state.get("others"), a.watched),
         needs=Needs(classes=True, frozen=True),
         frozen_passes=1,
         repulsion=0.8,
         fades=True,
         retain_focus=0.7,
+        residual=0.1,
         drawn_floor=True,
     ),
     "anchor": ForgetTarget(

@@ -26,6 +26,7 @@ class MUNBa(EraseDiff):
     rule: str = "munba"
     retain: str = "denoise"
     retain_focus: float | None = 0.0
+    residual: float | None = 0.0
 
     PAPER: ClassVar[str] = "arXiv:2411.15537"
     SUMMARY: ClassVar[str] = "EraseDiff's forget targets, weighed by Nash bargaining"

@@ -125,7 +125,8 @@ class Relabel:
     other + r (other - own), the negative guidance of ESD (arXiv:2303.07345) against another class; one more frozen
     pass. The mean over other classes still looks like the own class now and then; pushed on it does not.
 
-    ``weights`` [K, K] say how likely each other class is (see :mod:`erasediff.methods.others`).
+    ``weights`` [K, K] say how likely each other class is (see :mod:`erasediff.methods.others`). ``watched``: say which
+    part of the own answer is left, where that takes one more frozen pass too.
 
     The floor is the variance of the frozen model over the drawn classes; estimated without bias by a second,
     independent draw, at the cost of one more pass of the frozen model, where ``floor`` is asked for.
@@ -136,24 +137,32 @@ class Relabel:
     repulsion: float = 0.0
     timesteps: Timesteps = UNIFORM
     weights: Tensor | None = None
+    watched: bool = False
 
     def __call__(self, ctx: StepContext, batch: Batch) -> Losses:
         noisy = self.timesteps.noised(ctx, batch)
         prediction = ctx.predict(noisy, condition_dropped(ctx, batch, self.null_share))
         other = self._other(ctx, batch, noisy, "other")
-        target = other
-        if self.repulsion:
+        target, residual = other, None
+        if self.repulsion or self.watched:
             own = ctx.predict(noisy, ctx.model.conditions.own(batch.labels), frozen=True)
             target = other + self.repulsion * (other - own)
-        loss = ctx.divergence(prediction, target)
+            residual = _residual(prediction.detach(), own, other)
+        losses = Losses(ctx.divergence(prediction, target), residual=residual)
         if not self.floor:
-            return Losses(loss)
+            return losses
         second = self._other(ctx, batch, noisy, "second_other")
-        return Losses(loss, (1 + self.repulsion) ** 2 * drawn_teacher_floor(other, second))
+        return losses._replace(floor=(1 + self.repulsion) ** 2 * drawn_teacher_floor(other, second))
 
     def _other(self, ctx: StepContext, batch: Batch, noisy: Noisy, purpose: str) -> Tensor:
         other = ctx.model.conditions.other(batch.labels, ctx.uniform(batch, purpose), self.weights)
         return ctx.predict(noisy, other, frozen=True)
+
+
+def _residual(prediction: Tensor, own: Tensor, other: Tensor) -> Tensor:
+    """[b, 2]: the inner product of ``prediction - other`` with ``own - other``, and the squared norm of the latter."""
+    apart = (own - other).flatten(1)
+    return torch.stack([((prediction - other).flatten(1) * apart).sum(1), apart.square().sum(1)], 1)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def preconditioner(moments: Moments, direction: Gradients) -> list[Tensor]:
     return [_diagonal(v, d, moments) for v, d in zip(moments.second, direction, strict=True)]
 
 
-def adam_barrier(gram: Tensor, momentum: Tensor | float, *, eta: float, beta1: float) -> Tensor:
+def adam_barrier(gram: Tensor, momentum: Tensor | float, *, eta: float | Tensor, beta1: float) -> Tensor:
     """lambda = max(0, (a - <g_r, g_f>_P - beta1/(1-beta1) <m, g_f>_P) / ||g_f||_P^2),  a = eta ||g_f||_P^2.
 
     Exact for a P that does not depend on d; Adam's does, see :func:`adam_multiplier`.
@@ -81,7 +81,7 @@ def adam_multiplier(
     g_f: Gradients,
     moments: Moments,
     *,
-    eta: float,
+    eta: float | Tensor,
     momentum: bool = True,
     iterations: int = 12,
     reduce: Reduce = whole,
@@ -114,7 +114,9 @@ def adam_multiplier(
     return high
 
 
-def _sufficient(g_r: Gradients, g_f: Gradients, moments: Moments, eta: float, beta1: float, reduce: Reduce) -> Tensor:
+def _sufficient(
+    g_r: Gradients, g_f: Gradients, moments: Moments, eta: float | Tensor, beta1: float, reduce: Reduce
+) -> Tensor:
     """A lambda that holds under *any* diagonal P, since every element of the sum is then >= 0.
 
     Element i is P_i f_i (r_i + (lambda - eta) f_i + beta1/(1-beta1) m_i), so |r_i + beta1/(1-beta1) m_i| / |f_i| above

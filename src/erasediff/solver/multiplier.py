@@ -40,12 +40,12 @@ class Guarded(NamedTuple):
     fired: Tensor
 
 
-def dynamic_barrier(gram: Tensor, *, eta: float) -> Tensor:
+def dynamic_barrier(gram: Tensor, *, eta: float | Tensor) -> Tensor:
     """(*) with a = eta ||g_f||^2, the paper's rule. The least forget loss does not enter: no inner loop is needed."""
     return barrier(gram, eta * gram[1, 1])
 
 
-def value_barrier(gram: Tensor, *, eta: float, slack: Tensor) -> Tensor:
+def value_barrier(gram: Tensor, *, eta: float | Tensor, slack: Tensor) -> Tensor:
     """(*) with a = eta max(0, slack), slack = L_f(theta) - min_phi L_f(phi), 0-dim: pushes as hard as is left to do.
 
     At slack 0 it takes from g_r what would raise the forget loss and no more. lambda and lambda g_f are unbounded
@@ -59,7 +59,7 @@ def barrier(gram: Tensor, level: Tensor) -> Tensor:
     return quotient(level - gram[0, 1], gram[1, 1]).clamp(min=0)
 
 
-def cosine_rule(gram: Tensor, *, eta: float) -> Tensor:
+def cosine_rule(gram: Tensor, *, eta: float | Tensor) -> Tensor:
     """max(0, eta - cos(g_r, g_f)): the adaptive branch of the released code, for reproduction only.
 
     It is not (*): it may let the forget loss rise. A zero g_r counts as orthogonal.

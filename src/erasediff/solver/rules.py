@@ -25,7 +25,8 @@ class RuleInputs:
     """What rules read besides the gradients; each reads what it needs.
 
     Args:
-        eta: how hard a barrier pushes; the bound of ``cosine``.
+        eta: how hard a barrier pushes; the bound of ``cosine``. A 0-dim tensor where it depends on the step: that is not
+            looked at, or the step would wait for the device.
         value: the multiplier of ``constant``.
         slack: L_f - min L_f, 0-dim; ``None`` where unknown.
         moments: Adam's state before the step; ``None`` under another optimiser.
@@ -35,7 +36,7 @@ class RuleInputs:
         reduce: sum over shards of the gradients.
     """
 
-    eta: float = 1.0
+    eta: float | Tensor = 1.0
     value: float = 1.0
     slack: Tensor | None = None
     moments: Moments | None = None
@@ -48,8 +49,8 @@ class RuleInputs:
 
     def __post_init__(self) -> None:
         for name in ("eta", "norm_floor", "cap", "c", "xi"):
-            if not getattr(self, name) >= 0:
-                raise BadInput(f"{name} must not be negative, got {getattr(self, name)}")
+            if not (isinstance(value := getattr(self, name), Tensor) or value >= 0):
+                raise BadInput(f"{name} must not be negative, got {value}")
 
 
 class Situation(NamedTuple):

@@ -250,10 +250,10 @@ class Context:
         ]
 
     def _term(self, gradients: Gradients, parts: Sequence[Sequence[Tensor | None]]) -> Term:
-        loss, floor, denoise = (self._whole(column) for column in zip(*parts, strict=True))
+        loss, *others = (self._whole(column) for column in zip(*parts, strict=True))
         if loss is None:
             raise BadInput("an objective returned no loss")
-        return Term(gradients, loss, floor, denoise)
+        return Term(gradients, loss, *others)
 
     def generate(
         self,
