@@ -25,8 +25,8 @@ class RuleInputs:
     """What rules read besides the gradients; each reads what it needs.
 
     Args:
-        eta: how hard a barrier pushes; the bound of ``cosine``. A 0-dim tensor where it depends on the step: that is not
-            looked at, or the step would wait for the device.
+        eta: how hard a barrier pushes; the bound of ``cosine``. A 0-dim tensor where it depends on the step: not looked
+            at, or the step would wait for the device.
         value: the multiplier of ``constant``.
         slack: L_f - min L_f, 0-dim; ``None`` where unknown.
         moments: Adam's state before the step; ``None`` under another optimiser.
