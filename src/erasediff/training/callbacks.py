@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from erasediff.files import writable
 from erasediff.training.processes import Processes
 
-SHOWN = ("retain_loss", "forget_loss", "slack", "multiplier")
+SHOWN = ("retain_loss", "forget_loss", "slack", "residual", "multiplier")
 
 
 class Callback(Protocol):
