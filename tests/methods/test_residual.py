@@ -11,7 +11,7 @@ from erasediff.errors import BadInput
 from erasediff.families.base import ClassConditions
 from erasediff.families.tiny import TINY
 from erasediff.methods.base import step_cost
-from erasediff.methods.erasediff import AGAIN, EraseDiff, pushed
+from erasediff.methods.erasediff import AGAIN, EraseDiff, push
 from erasediff.methods.munba import MUNBa
 from erasediff.training.context import Context
 from erasediff.training.parameters import select
@@ -25,10 +25,10 @@ def left(share):
 
 
 def test_the_push_is_whole_while_much_is_left_and_none_at_the_residual():
-    assert pushed(left(1.0), 0.1) == pushed(left(0.1 * AGAIN), 0.1) == 1
-    assert pushed(left(0.25), 0.25) == pushed(left(-0.5), 0.1) == 0
-    assert pushed(left(0.25), 0.1) == pytest.approx(0.5)
-    assert pushed(left(0.0), 0.0) == pushed(None, 0.1) == 1
+    assert push(left(1.0), 0.1) == push(left(0.1 * AGAIN), 0.1) == 1
+    assert push(left(0.25), 0.25) == push(left(-0.5), 0.1) == 0
+    assert push(left(0.25), 0.1) == pytest.approx(0.5)
+    assert push(left(0.0), 0.0) == push(None, 0.1) == 1
 
 
 def test_it_is_watched_where_classes_are_relabelled():

@@ -32,7 +32,7 @@ from erasediff.solver.gram import combine
 AGAIN = 4.0  # times the residual, from where on the barrier pushes in full
 
 
-def pushed(left: Tensor | None, residual: float) -> float | Tensor:
+def push(left: Tensor | None, residual: float) -> float | Tensor:
     """How hard the barrier pushes, 0 to 1, where so much of the target's own answers is left: it stops at ``residual``.
 
     What is gone need not be pushed any further, and the push is what keeps the classes away that look like it. Where
@@ -143,7 +143,7 @@ class EraseDiff:
             self,
             forget_target=target,
             retain=self._retain(conditions),
-            repulsion=self._pushed(target),
+            repulsion=self._repulsion(target),
             eta=self._eta(target),
             eta_end=self._eta_end(target),
             retain_focus=self._retain_focus(target, conditions),
@@ -161,7 +161,7 @@ class EraseDiff:
     def _eta_now(self, target: str, progress: float) -> float:
         return self._eta(target) + (self._eta_end(target) - self._eta(target)) * progress
 
-    def _pushed(self, target: str) -> float:
+    def _repulsion(self, target: str) -> float:
         return FORGET_TARGETS[target].repulsion if self.repulsion is None else self.repulsion
 
     def _retain_focus(self, target: str, conditions: ClassConditions) -> float:
@@ -229,7 +229,7 @@ class EraseDiff:
         asked = Asked(
             state=state,
             null_share=self.null_share,
-            repulsion=self._pushed(name),
+            repulsion=self._repulsion(name),
             floor=self.measures_slack,
             watched=residual > 0,
             timesteps=Timesteps(state.get("timesteps")),
@@ -242,7 +242,7 @@ class EraseDiff:
             retain.gradients,
             forget.gradients,
             rules.RuleInputs(
-                eta=self._eta_now(name, ctx.progress) * pushed(forget.left, residual),
+                eta=self._eta_now(name, ctx.progress) * push(forget.left, residual),
                 value=self.multiplier,
                 slack=forget.slack,
                 moments=ctx.moments() if "moments" in rule.needs else None,
@@ -267,6 +267,6 @@ class EraseDiff:
         name = "relabel" if self.forget_target == AUTO else self.forget_target
         target = FORGET_TARGETS[name]
         watched = target.residual is not None and (self.residual is None or self.residual > 0)
-        own = watched or (target.repulsion > 0 and self._pushed(name) > 0)
+        own = watched or (target.repulsion > 0 and self._repulsion(name) > 0)
         drawn = (target.drawn_floor and self.measures_slack) + own
         return 3 + target.frozen_passes + drawn
