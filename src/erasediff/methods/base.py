@@ -277,6 +277,6 @@ def record(*, retain: Term | None = None, forget: Term | None = None) -> dict[st
         entries["forget_loss"] = forget.loss.mean()
         if forget.slack is not None:
             entries["slack"] = forget.slack
-        if forget.left is not None:
-            entries["residual"] = forget.left
+        if (left := forget.left) is not None:
+            entries["residual"] = left
     return entries

@@ -216,8 +216,10 @@ class EraseDiff:
         found = distances(ctx, pairs) if drawn is not None or focus else None
         if found is not None:
             device = ctx.weights()[0].device
-            state |= {} if drawn is None else {"others": drawn(found).to(device)}
-            state |= {} if not focus else {"held": held(found, pairs, focus).to(device)}
+            if drawn is not None:
+                state["others"] = drawn(found).to(device)
+            if focus:
+                state["held"] = held(found, pairs, focus).to(device)
         if target == "redirect":
             state |= neighbours(pairs, k=self.neighbours, candidates=None)
         return state

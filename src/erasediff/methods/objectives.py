@@ -18,13 +18,20 @@ from erasediff.methods.timesteps import UNIFORM, Timesteps
 from erasediff.solver.floors import drawn_teacher_floor, uniform_noise_floor
 
 
+def dropped(ctx: StepContext, batch: Batch, share: float) -> Tensor | None:
+    """Whose condition is dropped [b]; ``None`` where nobody's is."""
+    if share == 0 or ctx.model.conditions.null_label is None:
+        return None
+    return ctx.uniform(batch, "drop") < share
+
+
 def condition_dropped(ctx: StepContext, batch: Batch, share: float) -> Condition:
     """Each sample's own condition, or for a share of them the null condition (classifier-free guidance training)."""
     conditions = ctx.model.conditions
     own = conditions.own(batch.labels)
-    if own is None or share == 0 or conditions.null_label is None:
+    if own is None or (without := dropped(ctx, batch, share)) is None:
         return own
-    return conditions.where(ctx.uniform(batch, "drop") < share, conditions.null(batch.labels), own)
+    return conditions.where(without, conditions.null(batch.labels), own)
 
 
 @dataclass(frozen=True)
@@ -238,9 +245,8 @@ class Held:
         if own is None:
             return inner
         counts = torch.lerp(self.counts.to(inner.loss)[own], torch.ones_like(inner.loss), ctx.progress)
-        if ctx.model.conditions.null_label is not None:
-            kept = ctx.uniform(batch, "drop") >= self.objective.null_share
-            counts = torch.where(kept, counts, torch.ones_like(counts))
+        if (without := dropped(ctx, batch, self.objective.null_share)) is not None:
+            counts = counts.masked_fill(without, 1.0)
         floor = None if inner.floor is None else counts * inner.floor
         return inner._replace(loss=counts * inner.loss, floor=floor)
 
