@@ -12,7 +12,7 @@ and serve both lambda and the step.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar, Self
 
 from torch import Tensor
@@ -41,6 +41,34 @@ def push(left: Tensor | None, residual: float) -> float | Tensor:
     if left is None or residual == 0:
         return 1.0
     return ((left - residual) / ((AGAIN - 1) * residual)).clamp(0, 1)
+
+
+def given(value: float | None, usual: float) -> float:
+    """What was asked for, else what is usual."""
+    return usual if value is None else value
+
+
+def _retain(conditions: ClassConditions) -> str:
+    if conditions.in_words:
+        return "distill"
+    return "anneal" if conditions.excluded else "denoise"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What ``EraseDiff`` leaves to the target and the model, decided."""
+
+    forget_target: str
+    retain: str
+    repulsion: float
+    eta: float
+    eta_end: float
+    retain_focus: float
+    residual: float
+
+    def eta_at(self, progress: float) -> float:
+        """How hard the barrier pushes at this share of the run."""
+        return self.eta + (self.eta_end - self.eta) * progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,56 +165,29 @@ class EraseDiff:
             )
 
     def suited_to(self, conditions: ClassConditions) -> Self:
-        """The same with ``auto`` decided: what goes into the record."""
-        target = suited(self.forget_target, conditions)
-        return replace(
-            self,
-            forget_target=target,
-            retain=self._retain(conditions),
-            repulsion=self._repulsion(target),
-            eta=self._eta(target),
-            eta_end=self._eta_end(target),
-            retain_focus=self._retain_focus(target, conditions),
-            residual=self._residual(target, conditions),
-        )
+        """The same with ``auto`` and what else is left to the target decided: what goes into the record."""
+        return replace(self, **asdict(self._choices(conditions)))
 
-    def _eta(self, target: str) -> float:
-        return FORGET_TARGETS[target].eta if self.eta is None else self.eta
-
-    def _eta_end(self, target: str) -> float:
-        if self.eta_end is not None:
-            return self.eta_end
-        return 0.0 if FORGET_TARGETS[target].fades else self._eta(target)
-
-    def _eta_now(self, target: str, progress: float) -> float:
-        return self._eta(target) + (self._eta_end(target) - self._eta(target)) * progress
-
-    def _repulsion(self, target: str) -> float:
-        return FORGET_TARGETS[target].repulsion if self.repulsion is None else self.repulsion
-
-    def _retain_focus(self, target: str, conditions: ClassConditions) -> float:
-        if self.retain_focus is not None:
-            return self.retain_focus
-        return 0.0 if conditions.in_words else FORGET_TARGETS[target].retain_focus
-
-    def _residual(self, target: str, conditions: ClassConditions) -> float:
-        known = FORGET_TARGETS[target].residual
-        if known is None and self.residual:
+    def _choices(self, conditions: ClassConditions) -> Choices:
+        name = suited(self.forget_target, conditions)
+        usual = FORGET_TARGETS[name]
+        if usual.residual is None and self.residual:
             knowing = listing(k for k, t in FORGET_TARGETS.items() if t.residual is not None)
             raise BadInput(
-                f"residual {self.residual} cannot be watched under forget_target {target}, which does not know what is "
+                f"residual {self.residual} cannot be watched under forget_target {name}, which does not know what is "
                 f"left; use 0, or one of: {knowing}"
             )
-        if self.residual is not None:
-            return self.residual
-        return 0.0 if conditions.in_words else known or 0.0
-
-    def _retain(self, conditions: ClassConditions) -> str:
-        if self.retain != AUTO:
-            return self.retain
-        if conditions.in_words:
-            return "distill"
-        return "anneal" if conditions.excluded else "denoise"
+        eta = given(self.eta, usual.eta)
+        of_classes = 0.0 if conditions.in_words else 1.0  # what is asked for in words is no row of classes
+        return Choices(
+            forget_target=name,
+            retain=_retain(conditions) if self.retain == AUTO else self.retain,
+            repulsion=given(self.repulsion, usual.repulsion),
+            eta=eta,
+            eta_end=given(self.eta_end, 0.0 if usual.fades else eta),
+            retain_focus=given(self.retain_focus, of_classes * usual.retain_focus),
+            residual=given(self.residual, of_classes * (usual.residual or 0.0)),
+        )
 
     @property
     def needs(self) -> Needs:
@@ -210,41 +211,38 @@ class EraseDiff:
         state: dict[str, Tensor] = {}
         if self.timestep_focus:
             state["timesteps"] = importance(ctx, pairs, self.timestep_focus)
-        target = suited(self.forget_target, ctx.model.conditions)
-        drawn = CHOICES[self.others] if target == "relabel" else None
-        focus = self._retain_focus(target, ctx.model.conditions)
-        found = distances(ctx, pairs) if drawn is not None or focus else None
+        chosen = self._choices(ctx.model.conditions)
+        drawn = CHOICES[self.others] if chosen.forget_target == "relabel" else None
+        found = distances(ctx, pairs) if drawn is not None or chosen.retain_focus else None
         if found is not None:
             device = ctx.weights()[0].device
             if drawn is not None:
                 state["others"] = drawn(found).to(device)
-            if focus:
-                state["held"] = held(found, pairs, focus).to(device)
-        if target == "redirect":
+            if chosen.retain_focus:
+                state["held"] = held(found, pairs, chosen.retain_focus).to(device)
+        if chosen.forget_target == "redirect":
             state |= neighbours(pairs, k=self.neighbours, candidates=None)
         return state
 
     def direction(self, ctx: StepContext, pair: Pair, state: State) -> Direction:
-        name = suited(self.forget_target, ctx.model.conditions)
-        target = FORGET_TARGETS[name]
-        residual = self._residual(name, ctx.model.conditions)
+        chosen = self._choices(ctx.model.conditions)
         asked = Asked(
             state=state,
             null_share=self.null_share,
-            repulsion=self._repulsion(name),
+            repulsion=chosen.repulsion,
             floor=self.measures_slack,
-            watched=residual > 0,
+            watched=chosen.residual > 0,
             timesteps=Timesteps(state.get("timesteps")),
         )
-        forget_objective_ = WEIGHTINGS[self.weighting](target.make(asked))
-        retain_objective = self._retain_objective(ctx, state)
-        forget, retain = ctx.gradients((forget_objective_, pair.forget), (retain_objective, pair.retain))
+        forget_objective = WEIGHTINGS[self.weighting](FORGET_TARGETS[chosen.forget_target].make(asked))
+        retain_objective = self._retain_objective(chosen.retain, state)
+        forget, retain = ctx.gradients((forget_objective, pair.forget), (retain_objective, pair.retain))
         rule = rules.find(self.rule)
         weighed = rule.weigh(
             retain.gradients,
             forget.gradients,
             rules.RuleInputs(
-                eta=self._eta_now(name, ctx.progress) * push(forget.left, residual),
+                eta=chosen.eta_at(ctx.progress) * push(forget.left, chosen.residual),
                 value=self.multiplier,
                 slack=forget.slack,
                 moments=ctx.moments() if "moments" in rule.needs else None,
@@ -256,8 +254,8 @@ class EraseDiff:
         log = {**record(retain=retain, forget=forget), **weighed.log}
         return Direction(combine(weighed.weights, [retain.gradients, forget.gradients]), log, state)
 
-    def _retain_objective(self, ctx: StepContext, state: State) -> Objective:
-        plain = RETAIN_OBJECTIVES[self._retain(ctx.model.conditions)](self.retain_null_share)
+    def _retain_objective(self, name: str, state: State) -> Objective:
+        plain = RETAIN_OBJECTIVES[name](self.retain_null_share)
         return Held(plain, state["held"]) if "held" in state else plain
 
     def forward_equivalents(self) -> float:
@@ -269,6 +267,6 @@ class EraseDiff:
         name = "relabel" if self.forget_target == AUTO else self.forget_target
         target = FORGET_TARGETS[name]
         watched = target.residual is not None and (self.residual is None or self.residual > 0)
-        own = watched or (target.repulsion > 0 and self._repulsion(name) > 0)
+        own = watched or (target.repulsion > 0 and given(self.repulsion, target.repulsion) > 0)
         drawn = (target.drawn_floor and self.measures_slack) + own
         return 3 + target.frozen_passes + drawn
