@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from erasediff.data.pairs import Batch
 from erasediff.errors import BadInput
 from erasediff.families.base import Condition, Model, Noisy, encoded_shape
 from erasediff.families.precision import FULL, autocast
-from erasediff.families.samples import each
 from erasediff.methods.base import JointObjective, Objective, Term
 from erasediff.randomness import derived_seed, generator
 from erasediff.solver.adam import Moments
 from erasediff.solver.gram import Gradients
 from erasediff.training import drawing
+from erasediff.training.copies import Copies
 from erasediff.training.lora import Adapters, SwitchedOff
 from erasediff.training.optimizer import moments
 from erasediff.training.processes import Processes
 
 BACKWARD = 2  # in forwards
 FORWARD_AND_BACKWARD = 1 + BACKWARD
-PER_SAMPLE = 2**28  # most numbers that the gradients of single samples may hold at a time: 1 GiB in fp32
 
 
 class Context:
@@ -60,8 +57,7 @@ class Context:
         self.mixed_precision = mixed_precision
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.optimizer, self.sample_latents = optimizer, sample_latents
-        # Weights [b, ...], a copy for each sample, while gradients are asked sample by sample; by parameter name.
-        self.names, self.copies = list(trained), dict[str, Tensor]()
+        self.copies = Copies(model, trained)
         # What was asked of the network so far, in forwards of one sample: measured, not declared.
         self.spent = 0.0
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=mixed_precision == "fp16")
@@ -114,8 +110,8 @@ class Context:
         if denoiser is None:
             raise BadInput("this method asks the frozen model but does not declare needs.frozen")
         self.spent += len(noisy.x_t) * (1 if frozen else FORWARD_AND_BACKWARD)
-        if self.copies and not frozen:
-            return self._ask_copies(noisy, condition)
+        if self.copies.held and not frozen:
+            return self.copies.ask(noisy, condition)
         x_t = noisy.x_t.contiguous(memory_format=self.layout)
         if not frozen:
             with self._autocast():
@@ -195,52 +191,16 @@ class Context:
     def squared_gradients(self, objective: Objective, batch: Batch) -> Gradients:
         """As if each sample went alone: backward, square, add. All at once is faster, so each gets its own weights."""
         total = [torch.zeros_like(p) for p in self.trained]
-        with self._one_by_one() as rows:
+        with self.copies.one_by_one(self.micro_batch) as rows:
             for piece in batch.split(rows):
                 self._seed_dropout(piece)
-                self.copies = {
-                    name: p.detach().expand(len(piece), *p.shape).requires_grad_()
-                    for name, p in zip(self.names, self.trained, strict=True)
-                }
-                loss = objective(self, piece).loss.sum()
-                found = torch.autograd.grad(loss, list(self.copies.values()), allow_unused=True)
+                copies = self.copies.make(len(piece))
+                found = torch.autograd.grad(objective(self, piece).loss.sum(), copies, allow_unused=True)
                 for t, g in zip(total, found, strict=True):
                     if g is not None:
                         t += g.square().sum(0)
         # Divided by this process's rows, as in ``_gradient``; nothing has averaged over the processes yet.
         return self.processes.averaged([t / len(batch) for t in total])
-
-    @contextmanager
-    def _one_by_one(self) -> Iterator[int]:
-        """Within the block predictions have weights of their own for each sample; yields how many may go at once."""
-        denoiser = self.model.denoiser
-        # A checkpointed layer is run again in the backward, when the weights of the samples are gone.
-        checkpointed = getattr(denoiser, "is_gradient_checkpointing", False)
-        if checkpointed:
-            denoiser.disable_gradient_checkpointing()  # type: ignore[operator]
-        try:
-            most = 1 if checkpointed else self.micro_batch
-            yield max(1, min(most, PER_SAMPLE // sum(p.numel() for p in self.trained)))
-        finally:
-            self.copies = {}
-            if checkpointed:
-                denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
-
-    def _ask_copies(self, noisy: Noisy, condition: Condition) -> Tensor:
-        """The prediction [b, C, H, W] of each sample under its own copy of the weights."""
-        ask, denoiser = self.model.ask, self.model.denoiser
-
-        def one(weights: dict[str, Tensor], x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
-            def asked(*given: object, **options: object) -> object:
-                return functional_call(denoiser, weights, given, options)
-
-            return ask(asked, x_t[None], t[None], None if c is None else c[None])[0]  # type: ignore[arg-type]
-
-        # Never under autocast: squares of half-precision gradients underflow. And fused attention cannot be mapped
-        # over samples; the plain formula can.
-        with sdpa_kernel(SDPBackend.MATH):
-            mapped = each(self.model, one, (0, 0, 0, None if condition is None else 0))
-            return mapped(self.copies, noisy.x_t, noisy.t, condition).float()
 
     def _unscaled(self, gradients: Sequence[Tensor | None]) -> list[Tensor]:
         scale = self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
