@@ -4,7 +4,8 @@
         --classifier runs/mnist/judge --at 60 120 --set method=erasediff eta=0.3 learning_rate=1e-3
 
 A look draws 300 samples of the target, 300 without a condition and 200 of each other class with the averaged weights,
-and prints a line of JSON. ``seconds`` is processor time of the method's own work. ``--at 0`` looks at the base model.
+and prints a line of JSON. ``seconds`` is processor time of the method's own work. ``--at 0`` looks at the base model,
+``--way 0.8`` at weights that are so much of the way from the base model's to the averaged ones.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +76,23 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
     return {**{k: v for k, v in given.items() if k not in training}, "training": training}
 
 
+@contextmanager
+def part_way(model: Model, start: Sequence[torch.Tensor], way: float) -> Iterator[Model]:
+    """Within the block the weights are so much of the way from ``start``."""
+    end = [p.detach().clone() for p in model.denoiser.parameters()]
+    _put(model, [torch.lerp(s, e, way) for s, e in zip(start, end, strict=True)])
+    try:
+        yield model
+    finally:
+        _put(model, end)
+
+
+def _put(model: Model, weights: Sequence[torch.Tensor]) -> None:
+    with torch.no_grad():
+        for parameter, value in zip(model.denoiser.parameters(), weights, strict=True):
+            parameter.copy_(value)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, required=True)
@@ -83,6 +103,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="of the method and of the loop")
     parser.add_argument("--per_class", type=int, default=200, help="samples of each other class in a look")
+    parser.add_argument("--way", type=float, nargs="+", default=[1.0], help="shares of the way from the base model")
     parser.add_argument("--mixed_precision", default=FULL, choices=list(AUTOCAST), help="of what is drawn in a look")
     given = parser.parse_args()
     data, judge = sources.load(given.data), Judge.load(given.classifier)
@@ -91,11 +112,15 @@ def main() -> None:
     settings["training"] = {"max_train_steps": max(given.at), **settings["training"]}
     contestant = Contestant("erasediff", given.base, data, split, settings, given.seed)
     contestant.prepare(float("inf"))
+    with contestant.saved() as model:
+        start = [p.detach().clone() for p in model.denoiser.parameters()]
     for steps in given.at:
         contestant.advance(steps)
-        with contestant.saved() as model:
-            found = look(model, judge, data, split, given.per_class, given.mixed_precision)
-        print(json.dumps({"settings": given.set, "step": steps, "seconds": round(contestant.seconds, 1), **found}))
+        spent = {"step": steps, "seconds": round(contestant.seconds, 1)}
+        for way in given.way:
+            with contestant.saved() as model, part_way(model, start, way):
+                found = look(model, judge, data, split, given.per_class, given.mixed_precision)
+            print(json.dumps({"settings": given.set, **spent, "way": way, **found}), flush=True)
 
 
 if __name__ == "__main__":
