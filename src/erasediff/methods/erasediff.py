@@ -55,7 +55,7 @@ def _retain(conditions: ClassConditions) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices:
+class Decided:
     """What ``EraseDiff`` leaves to the target and the model, decided."""
 
     forget_target: str
@@ -166,9 +166,9 @@ class EraseDiff:
 
     def suited_to(self, conditions: ClassConditions) -> Self:
         """The same with ``auto`` and what else is left to the target decided: what goes into the record."""
-        return replace(self, **asdict(self._choices(conditions)))
+        return replace(self, **asdict(self._decided(conditions)))
 
-    def _choices(self, conditions: ClassConditions) -> Choices:
+    def _decided(self, conditions: ClassConditions) -> Decided:
         name = suited(self.forget_target, conditions)
         usual = FORGET_TARGETS[name]
         if usual.residual is None and self.residual:
@@ -179,7 +179,7 @@ class EraseDiff:
             )
         eta = given(self.eta, usual.eta)
         of_classes = 0.0 if conditions.in_words else 1.0  # what is asked for in words is no row of classes
-        return Choices(
+        return Decided(
             forget_target=name,
             retain=_retain(conditions) if self.retain == AUTO else self.retain,
             repulsion=given(self.repulsion, usual.repulsion),
@@ -211,38 +211,38 @@ class EraseDiff:
         state: dict[str, Tensor] = {}
         if self.timestep_focus:
             state["timesteps"] = importance(ctx, pairs, self.timestep_focus)
-        chosen = self._choices(ctx.model.conditions)
-        drawn = CHOICES[self.others] if chosen.forget_target == "relabel" else None
-        found = distances(ctx, pairs) if drawn is not None or chosen.retain_focus else None
+        decided = self._decided(ctx.model.conditions)
+        drawn = CHOICES[self.others] if decided.forget_target == "relabel" else None
+        found = distances(ctx, pairs) if drawn is not None or decided.retain_focus else None
         if found is not None:
             device = ctx.weights()[0].device
             if drawn is not None:
                 state["others"] = drawn(found).to(device)
-            if chosen.retain_focus:
-                state["held"] = held(found, pairs, chosen.retain_focus).to(device)
-        if chosen.forget_target == "redirect":
+            if decided.retain_focus:
+                state["held"] = held(found, pairs, decided.retain_focus).to(device)
+        if decided.forget_target == "redirect":
             state |= neighbours(pairs, k=self.neighbours, candidates=None)
         return state
 
     def direction(self, ctx: StepContext, pair: Pair, state: State) -> Direction:
-        chosen = self._choices(ctx.model.conditions)
+        decided = self._decided(ctx.model.conditions)
         asked = Asked(
             state=state,
             null_share=self.null_share,
-            repulsion=chosen.repulsion,
+            repulsion=decided.repulsion,
             floor=self.measures_slack,
-            watched=chosen.residual > 0,
+            watched=decided.residual > 0,
             timesteps=Timesteps(state.get("timesteps")),
         )
-        forget_objective = WEIGHTINGS[self.weighting](FORGET_TARGETS[chosen.forget_target].make(asked))
-        retain_objective = self._retain_objective(chosen.retain, state)
+        forget_objective = WEIGHTINGS[self.weighting](FORGET_TARGETS[decided.forget_target].make(asked))
+        retain_objective = self._retain_objective(decided.retain, state)
         forget, retain = ctx.gradients((forget_objective, pair.forget), (retain_objective, pair.retain))
         rule = rules.find(self.rule)
         weighed = rule.weigh(
             retain.gradients,
             forget.gradients,
             rules.RuleInputs(
-                eta=chosen.eta_at(ctx.progress) * push(forget.left, chosen.residual),
+                eta=decided.eta_at(ctx.progress) * push(forget.left, decided.residual),
                 value=self.multiplier,
                 slack=forget.slack,
                 moments=ctx.moments() if "moments" in rule.needs else None,
