@@ -266,7 +266,7 @@ class EraseDiff:
         """Those of the forget batch."""
         name = "relabel" if self.forget_target == AUTO else self.forget_target
         target = FORGET_TARGETS[name]
-        watched = target.residual is not None and (self.residual is None or self.residual > 0)
+        watched = target.residual is not None and given(self.residual, target.residual) > 0
         own = watched or (target.repulsion > 0 and given(self.repulsion, target.repulsion) > 0)
         drawn = (target.drawn_floor and self.measures_slack) + own
         return 3 + target.frozen_passes + drawn
