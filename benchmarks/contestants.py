@@ -15,8 +15,8 @@ from typing import Any
 from erasediff.api.erase import method_named
 from erasediff.api.inputs import load_model
 from erasediff.api.weights import steps_of
+from erasediff.data.images import ImageData
 from erasediff.data.pairs import Pairs
-from erasediff.data.sources import ImageData
 from erasediff.data.targets import Class, Split
 from erasediff.families.base import Model
 from erasediff.methods.base import decided

@@ -10,7 +10,7 @@ from torch import Tensor
 from erasediff.auditing.classifier import Judge
 from erasediff.auditing.generate import images
 from erasediff.auditing.metrics.distribution import frechet_distance
-from erasediff.data.sources import ImageData
+from erasediff.data.images import ImageData
 from erasediff.data.targets import Split
 from erasediff.families.base import Model
 from erasediff.families.precision import FULL

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from erasediff.data.sources import ImageData, build
+from erasediff.data.images import ImageData, build
 
 torch.set_num_threads(1)
 

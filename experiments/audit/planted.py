@@ -32,7 +32,7 @@ from erasediff.auditing.attacks.weight_difference import WeightDifference
 from erasediff.auditing.classifier import Judge
 from erasediff.auditing.suites import SUITES
 from erasediff.data import sources, targets
-from erasediff.data.sources import ImageData
+from erasediff.data.images import ImageData
 from erasediff.families import load
 from erasediff.families.base import Model
 from erasediff.families.precision import AUTOCAST, FULL

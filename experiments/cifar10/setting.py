@@ -11,7 +11,7 @@ import torch
 from piece import Piece
 
 from erasediff.data import sources, targets
-from erasediff.data.sources import ImageData
+from erasediff.data.images import ImageData, build
 from erasediff.errors import BadInput
 from erasediff.families.architecture import Architecture
 from erasediff.files import read_json, writable, write_json
@@ -136,7 +136,7 @@ def load_data(path: str, *, shrunken: bool) -> ImageData:
     ]
     chosen = torch.cat(rows)
     halved = torch.nn.functional.avg_pool2d(data.images[chosen].float(), 2).round().byte()
-    return sources.build(
+    return build(
         f"{data.spec} (shrunken)",
         np.ascontiguousarray(halved.permute(0, 2, 3, 1).numpy()),
         data.labels[chosen].numpy(),

@@ -26,7 +26,7 @@ from erasediff.auditing.classifier import Judge
 from erasediff.auditing.generate import images
 from erasediff.auditing.metrics.distribution import frechet_distance
 from erasediff.data import sources
-from erasediff.data.sources import ImageData
+from erasediff.data.images import ImageData
 from erasediff.families.architecture import Architecture
 from erasediff.families.base import Model
 from erasediff.files import write_atomic, write_json

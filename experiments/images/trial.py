@@ -26,7 +26,7 @@ from erasediff.auditing.generate import images
 from erasediff.auditing.metrics.balls import neighbourhoods
 from erasediff.auditing.metrics.distribution import frechet_distance
 from erasediff.data import sources, targets
-from erasediff.data.sources import ImageData
+from erasediff.data.images import ImageData
 from erasediff.families.base import Model
 from erasediff.families.precision import AUTOCAST, FULL
 from erasediff.training.config import TrainingConfig

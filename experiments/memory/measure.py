@@ -24,8 +24,8 @@ import torch
 from models import SHAPES, model, shapes_only, table
 
 from erasediff.data.encoded import Encoded
+from erasediff.data.images import build
 from erasediff.data.pairs import Pairs
-from erasediff.data.sources import build
 from erasediff.errors import BadInput
 from erasediff.families.base import encoded_shape
 from erasediff.files import write_json

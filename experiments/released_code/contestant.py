@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from erasediff.api.inputs import load_model
-from erasediff.data.sources import ImageData
+from erasediff.data.images import ImageData
 from erasediff.data.targets import Split
 from erasediff.families.base import Model
 

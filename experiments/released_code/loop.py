@@ -32,7 +32,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from erasediff.data.sources import ImageData, as_floats
+from erasediff.data.images import ImageData, as_floats
 from erasediff.data.targets import Split
 from erasediff.errors import BadInput
 from erasediff.families.base import Condition, Model, Noisy

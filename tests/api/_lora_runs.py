@@ -10,7 +10,7 @@ from tests.families import _tiny_text
 
 import erasediff
 from erasediff import families
-from erasediff.data.sources import build
+from erasediff.data.images import build
 from erasediff.families.tiny import TINY
 
 SETTINGS = {"rank": 2, "lora_alpha": 3.0, "learning_rate": 1e-1, "max_train_steps": 3, "train_batch_size": 4}

@@ -12,7 +12,7 @@ from erasediff.auditing import drawing
 from erasediff.auditing.attacks.membership import Membership
 from erasediff.auditing.attacks.relearning import Relearning
 from erasediff.auditing.result import LEVELS
-from erasediff.data.sources import build
+from erasediff.data.images import build
 from erasediff.errors import BadInput, RequirementFailed
 from erasediff.families.tiny import TINY
 

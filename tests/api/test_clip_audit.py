@@ -13,7 +13,7 @@ from erasediff.auditing.classifier import train_classifier
 from erasediff.auditing.clip import Clip
 from erasediff.auditing.drawing import Subject
 from erasediff.cli.main import main
-from erasediff.data.sources import build
+from erasediff.data.images import build
 from erasediff.errors import BadInput
 from erasediff.families.tiny import TINY
 

@@ -12,7 +12,7 @@ from tests.families import _tiny_text
 import erasediff
 from erasediff import Class, Concept
 from erasediff.data import sources
-from erasediff.data.sources import build
+from erasediff.data.images import build
 from erasediff.errors import BadInput, Interrupted
 
 FEW = {"max_train_steps": 2, "train_batch_size": 4, "checkpointing_steps": 0, "quiet": True}

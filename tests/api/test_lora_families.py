@@ -11,7 +11,7 @@ from tests.families._tiny_z_image import z_image
 import erasediff
 from erasediff import families
 from erasediff.api.export import export
-from erasediff.data.sources import build
+from erasediff.data.images import build
 from erasediff.families import FAMILIES
 
 MADE = {

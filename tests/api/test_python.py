@@ -102,7 +102,7 @@ def test_training_excludes_what_it_should(squares):
 
 
 def test_an_unlabelled_data_set_makes_an_unconditional_model():
-    from erasediff.data.sources import build
+    from erasediff.data.images import build
 
     data = build("grey", np.random.default_rng(0).integers(0, 255, (40, 8, 8), dtype=np.uint8), None)
     run = erasediff.train(data, training=QUICK, quiet=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import erasediff
-from erasediff.data.sources import build
+from erasediff.data.images import build
 from erasediff.families.tiny import TINY
 
 OTHERS = (1, 2, 3, 5, 6)  # rows that are not held out

@@ -8,7 +8,7 @@ import torch
 from tests.families import _tiny_text
 
 import erasediff
-from erasediff.data.sources import build
+from erasediff.data.images import build
 from erasediff.data.targets import Concept, split
 from erasediff.errors import BadInput
 from erasediff.families.tiny import TINY

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from erasediff.auditing.attacks.base import Scene
 from erasediff.auditing.classifier import train_classifier
-from erasediff.data.sources import build
+from erasediff.data.images import build
 from erasediff.errors import BadInput
 from erasediff.families import stable_diffusion
 from erasediff.families.base import ClassConditions

@@ -10,7 +10,7 @@ from torch import nn
 from erasediff.auditing.attacks.base import BASE, CONTROL, RETRAINED
 from erasediff.auditing.attacks.extraction import Extraction
 from erasediff.auditing.result import ERASED
-from erasediff.data.sources import build
+from erasediff.data.images import build
 from erasediff.errors import BadInput
 from erasediff.families.tiny import TINY
 from tests.auditing._scene import scene

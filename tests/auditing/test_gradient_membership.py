@@ -9,11 +9,12 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from erasediff.auditing.attacks import gradient_membership, weight_difference
+from erasediff.auditing.attacks import weight_difference
 from erasediff.auditing.attacks.gradient_membership import GradientMembership, gradient_norms
 from erasediff.auditing.attacks.weight_difference import WeightDifference, direction, rises
-from erasediff.data.sources import build
+from erasediff.data.images import build
 from erasediff.errors import BadInput
+from erasediff.families import samples
 from erasediff.families.tiny import TINY
 from erasediff.families.unet2d import fresh
 from erasediff.randomness import generator
@@ -61,7 +62,7 @@ def test_gradient_norms_are_those_of_single_backward_passes(family, monkeypatch)
     expected = slow.norm(dim=2).mean(0)
     found = gradient_norms(model, images, labels, draws=2, seed=3)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
-    monkeypatch.setattr(gradient_membership, "PER_SAMPLE", 1)
+    monkeypatch.setattr(samples, "GRADIENTS", 1)
     np.testing.assert_allclose(
         gradient_norms(model, images.flip(0), labels.flip(0), draws=2, seed=3)[::-1], found, 1e-4
     )

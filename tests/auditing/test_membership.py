@@ -16,7 +16,7 @@ from erasediff.auditing.attacks.inversion import Inversion
 from erasediff.auditing.attacks.membership import Membership, chosen, told_apart
 from erasediff.auditing.attacks.scores import QUERIES, SCORES, secmi
 from erasediff.auditing.attacks.weight_difference import WeightDifference
-from erasediff.data.sources import build
+from erasediff.data.images import build
 from erasediff.errors import BadInput
 from erasediff.families.tiny import TINY
 from erasediff.families.unet2d import fresh

@@ -11,6 +11,7 @@ from tests.data.test_generated import RECIPE, made
 from erasediff.data import assembled, sources
 from erasediff.data.assembled import Assembled, data_part, drawn_part, folder_part
 from erasediff.data.folders import read_folder
+from erasediff.data.images import build
 from erasediff.errors import BadInput
 
 COLOUR = np.random.default_rng(1).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)
@@ -97,6 +98,6 @@ def test_what_is_gone_is_named(parts, tmp_path):
     (tmp_path / "data.json").write_text('{"schema": 2}')
     with pytest.raises(BadInput, match="has schema 2; this version reads 1"):
         assembled.load(f"generated:{tmp_path}")
-    unlabelled = sources.build("plain", COLOUR, None)
+    unlabelled = build("plain", COLOUR, None)
     with pytest.raises(BadInput, match="plain has no class names or captions"):
         data_part(unlabelled, "{}")

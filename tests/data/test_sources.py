@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from erasediff.data import sources
+from erasediff.data.images import build
 from erasediff.errors import BadInput
 
 RNG = np.random.default_rng(0)
@@ -65,7 +66,7 @@ def test_npz_refuses_what_cannot_be_held_out(tmp_path, held, said):
 
 
 def test_floats_span_minus_one_to_one():
-    data = sources.build("x", np.array([[[0] * 8] * 8, [[255] * 8] * 8], dtype=np.uint8), None)
+    data = build("x", np.array([[[0] * 8] * 8, [[255] * 8] * 8], dtype=np.uint8), None)
     assert data.floats(torch.tensor([0, 1])).flatten(1)[:, 0].tolist() == [-1.0, 1.0]
 
 

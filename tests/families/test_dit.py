@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 import erasediff
 from erasediff import families
-from erasediff.data.sources import build
+from erasediff.data.images import build
 from erasediff.errors import BadInput
 from erasediff.families import tiny
 from erasediff.families.base import check_images

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import torch
 from torch.func import grad
 
+from erasediff.families import samples
 from erasediff.families.samples import each
 
 MAPPED, RAGGED = SimpleNamespace(), SimpleNamespace(RAGGED=True)
@@ -32,3 +33,10 @@ def test_each_sample_may_have_weights_of_its_own():
 def test_only_a_loop_takes_samples_of_unlike_lengths():
     x, words = torch.ones(3, 4), torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]])
     assert each(RAGGED, lambda row, kept: row[kept > 0].sum(), (0, 0))(x, words).tolist() == [1, 2, 4]
+
+
+def test_as_many_samples_go_at_once_as_their_gradients_fit(monkeypatch):
+    weights = [torch.zeros(3, 4), torch.zeros(8)]  # 20 numbers a sample
+    for room, found in ((1, 1), (39, 1), (40, 2), (100, 5), (10_000, 7)):
+        monkeypatch.setattr(samples, "GRADIENTS", room)
+        assert samples.at_once(weights, 7) == found

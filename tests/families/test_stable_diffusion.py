@@ -414,8 +414,8 @@ def test_without_transformers_it_is_said_what_to_install(monkeypatch):
 
 def test_a_method_erases_a_prompt_as_it_does_a_class(model):
     """Methods, pairing and the loop know labels only."""
+    from erasediff.data.images import build
     from erasediff.data.pairs import Pairs
-    from erasediff.data.sources import build
     from erasediff.data.targets import Class, split
     from erasediff.methods import METHODS
     from erasediff.training.config import TrainingConfig

@@ -11,7 +11,7 @@ from tests.families._tiny_qwen_image import qwen_image
 from tests.families._tiny_z_image import z_image
 
 from erasediff.api.needs import refusal
-from erasediff.data.sources import build
+from erasediff.data.images import build
 from erasediff.families import adopt
 from erasediff.families.tiny import TINY
 from erasediff.methods import METHODS

@@ -7,8 +7,8 @@ import torch
 from tests.methods import _miniatures as miniatures
 
 from erasediff.api.erase import erase
+from erasediff.data.images import as_floats
 from erasediff.data.pairs import Pairs
-from erasediff.data.sources import as_floats
 from erasediff.errors import BadInput
 from erasediff.families.tiny import TINY
 from erasediff.methods.concept_ablation import ConceptAblation

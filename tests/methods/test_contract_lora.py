@@ -8,8 +8,8 @@ from tests.families import _tiny_text
 from tests.methods.test_contract import CONFIG, TINY, quick, weights
 
 from erasediff.api.erase import erase
+from erasediff.data.images import build
 from erasediff.data.pairs import Pairs
-from erasediff.data.sources import build
 from erasediff.data.targets import Class, split
 from erasediff.families import adopt, load
 from erasediff.methods.base import decided

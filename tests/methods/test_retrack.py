@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from erasediff.data.images import as_floats
 from erasediff.data.pairs import Pairs
-from erasediff.data.sources import as_floats
 from erasediff.errors import BadInput
 from erasediff.families.tiny import TINY
 from erasediff.methods import redirect

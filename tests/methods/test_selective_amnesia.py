@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from erasediff.data.images import as_floats
 from erasediff.data.pairs import Pairs
-from erasediff.data.sources import as_floats
 from erasediff.data.targets import Class, Samples, split
 from erasediff.errors import BadInput
 from erasediff.families.tiny import TINY

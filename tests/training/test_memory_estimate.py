@@ -152,7 +152,7 @@ def test_as_many_gradients_are_held_as_the_method_says(name, monkeypatch):
 def captioned():
     import numpy as np
 
-    from erasediff.data.sources import build
+    from erasediff.data.images import build
 
     images = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), dtype=np.uint8)
     return build("captioned", images, np.arange(24) % 4, class_names=["a cat", "a red hat", "a chair", "two dogs"])

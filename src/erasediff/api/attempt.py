@@ -14,7 +14,7 @@ from erasediff.api.directory import AUDIT, RunDirectory
 from erasediff.api.entries import added
 from erasediff.api.erase import erase
 from erasediff.api.plan import Job
-from erasediff.data.sources import ImageData
+from erasediff.data.images import ImageData
 from erasediff.errors import BadInput, StoppedShort
 from erasediff.files import read_json, write_json
 from erasediff.report.aggregate import COMPLETED, DIVERGED

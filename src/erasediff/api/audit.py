@@ -24,7 +24,7 @@ from erasediff.auditing.question import Question
 from erasediff.auditing.result import ERASED, AuditResult, parse_requirement
 from erasediff.auditing.suite import Suite
 from erasediff.auditing.suites import SUITES, with_attacks
-from erasediff.data.sources import ImageData
+from erasediff.data.images import ImageData
 from erasediff.errors import BadInput, check_one_of, listing
 from erasediff.families.precision import AUTOCAST, FULL
 from erasediff.files import joint_hash, read_json, sha256, writable, write_atomic, write_json

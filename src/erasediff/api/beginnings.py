@@ -12,7 +12,7 @@ import torch
 from erasediff.api.inputs import PLAIN, check_config, check_fit, load_model, origin
 from erasediff.api.weights import base_entry
 from erasediff.data import captions
-from erasediff.data.sources import ImageData
+from erasediff.data.images import ImageData
 from erasediff.errors import BadInput
 from erasediff.families.architecture import Architecture
 from erasediff.families.base import AskedInWords, Model

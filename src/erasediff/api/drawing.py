@@ -16,7 +16,7 @@ from erasediff.api.directory import RunDirectory
 from erasediff.api.showing import Shown
 from erasediff.data import generated
 from erasediff.data.generated import Draw, Generation
-from erasediff.data.sources import ImageData, as_bytes
+from erasediff.data.images import ImageData, as_bytes
 from erasediff.errors import BadInput, Interrupted, listing
 from erasediff.families.base import Model, encoded_shape
 from erasediff.families.sampling import sample

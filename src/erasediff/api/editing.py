@@ -18,7 +18,7 @@ from erasediff.api.inputs import PLAIN
 from erasediff.api.needs import check_needs, name_of
 from erasediff.api.run import Run, peak_memory
 from erasediff.api.weights import keep
-from erasediff.data.sources import ImageData
+from erasediff.data.images import ImageData
 from erasediff.data.targets import Class, Concept, Target
 from erasediff.errors import BadInput, listing
 from erasediff.families.base import Model, ReadsText

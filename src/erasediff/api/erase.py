@@ -29,7 +29,7 @@ from erasediff.api.showing import Wishes
 from erasediff.api.weights import base_entry, steps_of, trained_weights
 from erasediff.data import targets
 from erasediff.data.generated import drawing_fields
-from erasediff.data.sources import ImageData
+from erasediff.data.images import ImageData
 from erasediff.errors import BadInput, listing
 from erasediff.families.base import Model
 from erasediff.methods import METHODS

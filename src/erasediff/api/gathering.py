@@ -15,7 +15,7 @@ from erasediff.api.inputs import asked_in_words, check_fit, load_data, still_the
 from erasediff.api.pairing import anchors_of
 from erasediff.api.showing import Showing, Shown, Wishes, wants_showing
 from erasediff.auditing.cache import state_fingerprint
-from erasediff.data.sources import ImageData
+from erasediff.data.images import ImageData
 from erasediff.data.targets import Split, Target, split
 from erasediff.families.base import Model
 

@@ -13,7 +13,7 @@ from erasediff.api.directory import read_run
 from erasediff.data import sources, targets
 from erasediff.data.assembled import SCHEME
 from erasediff.data.folders import fitted
-from erasediff.data.sources import ImageData
+from erasediff.data.images import ImageData
 from erasediff.errors import BadInput, listing
 from erasediff.families import hub
 from erasediff.families.base import AnySize, AskedInWords, Model, check_images

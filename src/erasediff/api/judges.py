@@ -16,7 +16,7 @@ from erasediff.auditing.classifier import Judge, train_classifier
 from erasediff.auditing.clip import Clip
 from erasediff.auditing.features import CLIP, AnyJudge
 from erasediff.auditing.zero_shot import ZeroShot, held_out_rows, of_classes
-from erasediff.data.sources import ImageData
+from erasediff.data.images import ImageData
 from erasediff.errors import BadInput
 from erasediff.files import read_json, write_json
 

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from erasediff.api.directory import CACHE
 from erasediff.data.encoded import Encoded, encoded
-from erasediff.data.sources import ImageData
+from erasediff.data.images import ImageData
 from erasediff.families.base import InLatents, Model
 from erasediff.training.processes import Processes
 

@@ -17,8 +17,8 @@ from erasediff.api.drawing import drawn
 from erasediff.api.latents import LATENTS, latents_of
 from erasediff.api.run import Run, complete, resumed
 from erasediff.api.showing import Shown
+from erasediff.data.images import ImageData
 from erasediff.data.pairs import Pairs
-from erasediff.data.sources import ImageData
 from erasediff.errors import BadInput
 from erasediff.families.base import Model
 from erasediff.methods.base import GradientMethod

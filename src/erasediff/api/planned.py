@@ -22,7 +22,7 @@ from erasediff.api.workshop import Workshop, examined, weights_of
 from erasediff.auditing.classifier import RECORD_FILE, Judge
 from erasediff.auditing.features import EXTRACTORS
 from erasediff.data import targets
-from erasediff.data.sources import ImageData
+from erasediff.data.images import ImageData
 from erasediff.errors import BadInput, check_one_of
 from erasediff.files import alone_in, read_json, write_atomic, write_json
 from erasediff.report.aggregate import COMPLETED, CONTROL, DIVERGED, METHOD, NOT_RUN, RunRow

@@ -15,7 +15,7 @@ from erasediff.data import wording
 from erasediff.data.assembled import SCHEME, Assembled, Part, data_part, drawn_part, folder_part
 from erasediff.data.folders import Folder, captioned, read_folder, share
 from erasediff.data.generated import Generation, Recipe
-from erasediff.data.sources import ImageData
+from erasediff.data.images import ImageData
 from erasediff.data.targets import Class, Concept, Target
 from erasediff.errors import BadInput, listing
 from erasediff.families.base import AskedInWords, Model

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from erasediff.api.showing import Showing, Wishes
-from erasediff.data.sources import ImageData
+from erasediff.data.images import ImageData
 from erasediff.data.targets import Concept, Split, Target
 from erasediff.errors import BadInput
 from erasediff.families.base import AskedInWords, Model

@@ -15,7 +15,7 @@ from erasediff.api.workshop import Workshop, examined, weights_of
 from erasediff.auditing.attacks.base import BASE
 from erasediff.auditing.classifier import Judge
 from erasediff.auditing.result import ERASED, AuditResult
-from erasediff.data.sources import ImageData
+from erasediff.data.images import ImageData
 from erasediff.data.targets import Target
 from erasediff.errors import BadInput, listing
 from erasediff.files import read_json

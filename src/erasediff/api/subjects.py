@@ -25,7 +25,7 @@ from erasediff.api.spoken import asked, is_spoken, sides, spoken
 from erasediff.auditing.question import Question
 from erasediff.auditing.result import ERASED
 from erasediff.data import targets
-from erasediff.data.sources import ImageData
+from erasediff.data.images import ImageData
 from erasediff.errors import BadInput, listing
 from erasediff.families.base import AskedInWords, Model
 

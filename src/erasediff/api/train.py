@@ -12,7 +12,7 @@ from erasediff.api.inputs import parsed_targets
 from erasediff.api.launch import Job, launch
 from erasediff.api.run import Run, new_record, with_fields
 from erasediff.data import sources, targets
-from erasediff.data.sources import ImageData
+from erasediff.data.images import ImageData
 from erasediff.errors import BadInput, listing
 from erasediff.families.architecture import Architecture
 from erasediff.methods.fine_tune import FineTune

@@ -14,7 +14,7 @@ from erasediff.api.plan import Plan
 from erasediff.auditing.attacks.base import BASE
 from erasediff.auditing.classifier import Judge
 from erasediff.auditing.result import AuditResult
-from erasediff.data.sources import ImageData
+from erasediff.data.images import ImageData
 from erasediff.families.precision import FULL
 from erasediff.files import write_json
 

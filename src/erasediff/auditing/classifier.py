@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erasediff.auditing.cache import state_fingerprint
-from erasediff.data.sources import as_floats
+from erasediff.data.images import as_floats
 from erasediff.errors import BadInput
 from erasediff.files import write_atomic, write_json
 

@@ -31,7 +31,7 @@ from erasediff.auditing.metrics.diversity import FEWEST_ROWS, diversity_measurem
 from erasediff.auditing.metrics.neighbours import neighbour_measurement, neighbours
 from erasediff.auditing.question import Question
 from erasediff.auditing.result import Measurement
-from erasediff.data.sources import as_bytes
+from erasediff.data.images import as_bytes
 from erasediff.errors import BadInput
 from erasediff.families.base import AskedInWords, Model
 from erasediff.families.precision import autocast

@@ -15,7 +15,7 @@ from erasediff.auditing.clip import Clip
 from erasediff.auditing.features import CLIP, AnyJudge, extractor
 from erasediff.auditing.metrics.balls import near_real
 from erasediff.auditing.suite import Suite
-from erasediff.data.sources import ImageData
+from erasediff.data.images import ImageData
 from erasediff.errors import BadInput
 from erasediff.families.base import Model
 from erasediff.families.precision import FULL

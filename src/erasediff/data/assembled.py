@@ -19,7 +19,7 @@ from torch import Tensor
 from erasediff.data import generated
 from erasediff.data.folders import Folder, fitted, read_folder
 from erasediff.data.generated import Recipe
-from erasediff.data.sources import HELD_OUT_SHARE, ImageData, hold_out
+from erasediff.data.images import HELD_OUT_SHARE, ImageData, hold_out
 from erasediff.errors import BadInput
 from erasediff.files import read_json, write_json
 

@@ -6,18 +6,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
+from erasediff.data.images import ImageData
 from erasediff.data.metadata import METADATA
 from erasediff.data.metadata import rows as metadata_rows
 from erasediff.errors import BadInput, listing, nearest
 from erasediff.randomness import generator
-
-if TYPE_CHECKING:
-    from erasediff.data.sources import ImageData
 
 PLACE = "{}"  # in a template, where the class or caption goes
 

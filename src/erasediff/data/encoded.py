@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from erasediff.data.sources import ImageData
+from erasediff.data.images import ImageData
 from erasediff.errors import BadInput
 from erasediff.files import read_json, writable, write_json
 

@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from erasediff.data import sources
+from erasediff.data.images import ImageData
 from erasediff.data.metadata import METADATA, rows
-from erasediff.data.sources import IMAGE_SUFFIXES, UNREADABLE, ImageData
+from erasediff.data.sources import IMAGE_SUFFIXES, UNREADABLE
 from erasediff.errors import BadInput, listing
 
 MODES = {1: "L", 3: "RGB"}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from erasediff.data.encoded import Encoded
-from erasediff.data.sources import ImageData, as_floats
+from erasediff.data.images import ImageData, as_floats
 from erasediff.errors import BadInput
 from erasediff.randomness import generator
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from erasediff.data.sources import IMAGE_SUFFIXES, ImageData
+from erasediff.data.images import ImageData
+from erasediff.data.sources import IMAGE_SUFFIXES
 from erasediff.errors import BadInput, listing, nearest
 from erasediff.files import read_text
 

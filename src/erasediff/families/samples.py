@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.func import vmap
 from erasediff.families.base import Model
 
 Dims = tuple[int | None, ...]
+GRADIENTS = 2**28  # most numbers that the gradients of single samples may hold at a time: 1 GiB in fp32
 
 
 def each(model: Model, one: Callable[..., Any], dims: Dims) -> Callable[..., Any]:
@@ -21,6 +22,11 @@ def each(model: Model, one: Callable[..., Any], dims: Dims) -> Callable[..., Any
     (:func:`torch.func.vmap`), or taken one after the other where each is asked at a length of its own.
     """
     return _in_turn(one, dims) if getattr(model, "RAGGED", False) else vmap(one, dims, randomness="different")
+
+
+def at_once(weights: Iterable[Tensor], most: int) -> int:
+    """Of how many samples the own gradients are to be held at a time: at least one, at most ``most``."""
+    return max(1, min(most, GRADIENTS // sum(weight.numel() for weight in weights)))
 
 
 def _in_turn(one: Callable[..., Any], dims: Dims) -> Callable[..., Any]:

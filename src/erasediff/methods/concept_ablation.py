@@ -17,8 +17,8 @@ from typing import ClassVar
 
 import torch
 
+from erasediff.data.images import as_bytes
 from erasediff.data.pairs import Batch, Pair, Pairs
-from erasediff.data.sources import as_bytes
 from erasediff.errors import BadInput, check_finite, check_one_of, check_shares
 from erasediff.methods.base import Direction, Needs, State, StepContext, Term, record
 from erasediff.methods.drawn import showing_drawn

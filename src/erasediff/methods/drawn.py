@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from erasediff.data.images import as_floats
 from erasediff.data.pairs import Batch
-from erasediff.data.sources import as_floats
 from erasediff.methods.base import StepContext
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from erasediff.data.images import ImageData, as_floats
 from erasediff.data.pairs import Batch, Pairs
-from erasediff.data.sources import ImageData, as_floats
 from erasediff.errors import BadInput
 from erasediff.families.base import Noisy
 from erasediff.methods.base import Losses, State, StepContext

@@ -25,8 +25,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from erasediff.data.images import as_bytes, as_floats
 from erasediff.data.pairs import Batch, Pair, Pairs
-from erasediff.data.sources import as_bytes, as_floats
 from erasediff.errors import BadInput, check_finite, check_one_of, check_shares, listing
 from erasediff.files import write_atomic
 from erasediff.methods.base import Direction, Losses, Needs, State, StepContext, record

@@ -10,9 +10,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from erasediff.families.base import Condition, Model, Noisy
-from erasediff.families.samples import each
-
-PER_SAMPLE = 2**28  # most numbers that the gradients of single samples may hold at a time: 1 GiB in fp32
+from erasediff.families.samples import at_once, each
 
 
 class Copies:
@@ -32,7 +30,7 @@ class Copies:
             denoiser.disable_gradient_checkpointing()  # type: ignore[operator]
         try:
             most = 1 if checkpointed else most
-            yield max(1, min(most, PER_SAMPLE // sum(p.numel() for p in self.trained.values())))
+            yield at_once(self.trained.values(), most)
         finally:
             self.held = {}
             if checkpointed:

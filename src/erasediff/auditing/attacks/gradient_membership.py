@@ -24,10 +24,9 @@ from erasediff.auditing.attacks.scores import asked, drawn
 from erasediff.auditing.finding import Finding
 from erasediff.errors import BadInput
 from erasediff.families.base import Condition, Model
-from erasediff.families.samples import each
+from erasediff.families.samples import at_once, each
 
 CHUNK = 32
-PER_SAMPLE = 2**27  # most numbers that the gradients of single images may hold at a time: half a GiB in fp32
 FORWARD_AND_BACKWARD = 3
 
 
@@ -79,7 +78,7 @@ def gradient_norms(
     """
     denoiser = differentiable(model)
     weights = {name: p.detach() for name, p in denoiser.named_parameters()}
-    rows = max(1, min(CHUNK, PER_SAMPLE // sum(p.numel() for p in weights.values())))
+    rows = at_once(weights.values(), CHUNK)
 
     def loss(weights: dict[str, Tensor], x_t: Tensor, t: Tensor, target: Tensor, c: Condition) -> Tensor:
         return losses(model, denoiser, weights, x_t[None], t[None], target[None], None if c is None else c[None])[0]

@@ -24,7 +24,7 @@ from erasediff.auditing.attacks.base import BASE, CONTROL, FORGETFUL, Scene
 from erasediff.auditing.finding import Evidence, Finding, rows_of
 from erasediff.auditing.generate import images
 from erasediff.auditing.metrics.classification import share_measurement
-from erasediff.data.sources import as_bytes
+from erasediff.data.images import as_bytes
 from erasediff.errors import BadInput
 from erasediff.families.safety import SafetyChecker
 

@@ -22,8 +22,8 @@ from erasediff.auditing.attacks.base import FEWEST_SAMPLES, FORGETFUL, Scene, ne
 from erasediff.auditing.finding import Evidence, Finding, rows_of
 from erasediff.auditing.result import Measurement
 from erasediff.auditing.statistics import CONFIDENCE, block_variance, bootstrap_mean
+from erasediff.data.images import ImageData
 from erasediff.data.pairs import Pairs
-from erasediff.data.sources import ImageData
 from erasediff.families.base import Model
 from erasediff.families.precision import FULL
 from erasediff.methods.fine_tune import FineTune
