@@ -13,7 +13,7 @@ from setting import Setting
 from erasediff.api.attempt import attempt
 from erasediff.api.directory import RunDirectory
 from erasediff.api.erase import method_named
-from erasediff.api.plan import Job
+from erasediff.api.plan_jobs import Job
 from erasediff.api.run import with_fields
 from erasediff.api.train import train
 from erasediff.api.weights import steps_of

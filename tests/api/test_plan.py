@@ -18,7 +18,8 @@ from tests.docs.markdown import ROOT, blocks
 
 import erasediff
 from erasediff.api import attempt, planned
-from erasediff.api.plan import KEYS, METHOD_KEYS, is_plan, parse, read_plan, safe_name
+from erasediff.api.plan import KEYS, is_plan, parse, read_plan
+from erasediff.api.plan_jobs import METHOD_KEYS, safe_name
 from erasediff.auditing.classifier import train_classifier
 from erasediff.auditing.metrics import classification
 from erasediff.cli.main import main

@@ -13,7 +13,7 @@ import torch
 from erasediff.api.directory import AUDIT, RunDirectory
 from erasediff.api.entries import added
 from erasediff.api.erase import erase
-from erasediff.api.plan import Job
+from erasediff.api.plan_jobs import Job
 from erasediff.data.images import ImageData
 from erasediff.errors import BadInput, StoppedShort
 from erasediff.files import read_json, write_json

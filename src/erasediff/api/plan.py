@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from erasediff.api.erase import method_named
 from erasediff.api.inputs import parsed_targets
 from erasediff.api.plan_audit import audit_settings
+from erasediff.api.plan_jobs import Job, check_names, jobs_of, targets_named
 from erasediff.api.typed import converted, integer, mapping, several, typed
 from erasediff.auditing.suite import Suite
 from erasediff.data.targets import Target
 from erasediff.errors import BadInput, listing, unknown
-from erasediff.methods.base import Method
 from erasediff.report.rivals import MEASURES
-from erasediff.training.config import ERASE_DEFAULTS, TrainingConfig
+from erasediff.training.config import TrainingConfig
 
 KEYS = {
     "model": "the base model, one for all seeds",
@@ -41,33 +40,6 @@ KEYS = {
     "margins": "measure -> difference below which two methods count as equal",
     "race": "a race.json with times to a target",
 }
-RESERVED = ("base", "retrained")
-METHOD_KEYS = ("method", "training", "seeds", "targets")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run that is wanted. ``name``: the target as text; ``place``: its directory below the comparison's.
-
-    ``training``: the settings of the loop that were given, checked; all others are for ``erase`` to decide, as the
-    learning rate is by the model's family. ``model_config``: how the model is built where it is a single file.
-    """
-
-    label: str
-    target: tuple[Target, ...]
-    seed: int
-    method: Method
-    training: Mapping[str, Any]
-    model: Any
-    model_config: str | None = None
-
-    @property
-    def name(self) -> str:
-        return listing(self.target)
-
-    @property
-    def place(self) -> Path:
-        return place_of(self.name, self.label, self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,14 +96,14 @@ def parse(content: Any, where: str = "the plan") -> Plan:
         if key not in KEYS:
             raise unknown(f"key of {where}", key, KEYS)
     seeds = several("seeds", given.get("seeds", [0]), integer)
-    targets = _targets("targets", given.get("targets"))
+    targets = targets_named("targets", given.get("targets"))
     models = _models(given, seeds)
     training = typed("training", TrainingConfig, given.get("training"), refused={"seed": "list seeds under `seeds`"})
-    jobs = _jobs(given, seeds, targets, training, models)
+    jobs = jobs_of(given, seeds, targets, training, models)
     names = {j.name for j in jobs}
     runs = {str(label): _runs(str(label), of, names, seeds) for label, of in mapping("runs", given.get("runs")).items()}
     found = [*dict.fromkeys(j.label for j in jobs), *runs]
-    _check_names("methods and runs", found)
+    check_names("methods and runs", found)
     suite, audit = audit_settings(given.get("audit"))
     control = _label("control", given.get("control"), found)
     reference = _label("reference", given.get("reference"), found)
@@ -153,16 +125,6 @@ def parse(content: Any, where: str = "the plan") -> Plan:
     )
 
 
-def _targets(what: str, given: Any) -> dict[str, tuple[Target, ...]]:
-    if not isinstance(given, (list, tuple)) or not given:
-        raise BadInput(f"{what} must be a list of targets such as class:7, got {given!r}")
-    made = [tuple(parsed_targets(entry)) for entry in given]
-    named = {listing(target): target for target in made}
-    if len(named) < len(made):
-        raise BadInput(f"{what} name the same target twice: {listing(listing(t) for t in made)}")
-    return named
-
-
 def _models(given: Mapping[str, Any], seeds: Sequence[int]) -> dict[int, Any]:
     if ("model" in given) == ("models" in given):
         raise BadInput("a plan needs either model (one for all seeds) or models (seed -> model)")
@@ -173,49 +135,6 @@ def _models(given: Mapping[str, Any], seeds: Sequence[int]) -> dict[int, Any]:
     if missing:
         raise BadInput(f"models has no base model for seed {listing(missing)}; it has them for {listing(made)}")
     return {s: made[s] for s in seeds}
-
-
-def _jobs(
-    given: Mapping[str, Any],
-    seeds: Sequence[int],
-    targets: Mapping[str, tuple[Target, ...]],
-    training: Mapping[str, Any],
-    models: Mapping[int, Any],
-) -> list[Job]:
-    methods = {str(k): v for k, v in mapping("methods", given.get("methods")).items()}
-    if not methods:
-        raise BadInput("methods must name at least one method, such as `erasediff: {}`")
-    _check_names("targets", targets)
-    made = []
-    for label, settings in methods.items():
-        mine = mapping(f"method {label!r}", settings)
-        method, own_training = _method(label, mine, training)
-        own_seeds = _some(f"seeds of {label}", several("seeds", mine.get("seeds", seeds), integer), seeds)
-        own_targets = _targets(f"targets of {label}", mine["targets"]) if "targets" in mine else targets
-        own = _some(f"targets of {label}", own_targets, targets)
-        built = None if given.get("model_config") is None else str(given["model_config"])
-        made += [
-            Job(label, targets[t], s, method, {**own_training, "seed": s}, models[s], built)
-            for s in own_seeds
-            for t in own
-        ]
-    order = (list(seeds), list(targets), list(methods))
-    return sorted(made, key=lambda j: (order[0].index(j.seed), order[1].index(j.name), order[2].index(j.label)))
-
-
-def _method(label: str, mine: Mapping[str, Any], training: Mapping[str, Any]) -> tuple[Method, dict[str, Any]]:
-    named = str(mine.get("method", label))
-    kind = type(method_named(named, {}))
-    given = {k: v for k, v in mine.items() if k not in METHOD_KEYS}
-    allowed = [*METHOD_KEYS, *(f.name for f in fields(kind))]  # type: ignore[arg-type]
-    for key in given:
-        if key not in allowed:
-            raise unknown(f"key of method {label!r}", key, allowed)
-    own = typed(
-        f"training of {label}", TrainingConfig, mine.get("training"), refused={"seed": "list seeds under `seeds`"}
-    )
-    replace(ERASE_DEFAULTS, **{**training, **own})  # refuses what cannot be
-    return method_named(named, typed(f"method {label}", kind, given)), {**training, **own}
 
 
 def _retrained(given: Any, names: set[str], seeds: Sequence[int]) -> dict[str, dict[int | None, Any]]:
@@ -263,33 +182,3 @@ def _label(what: str, given: Any, found: Sequence[str]) -> str | None:
     if str(given) not in found:
         raise unknown(f"{what} (a label of methods)", str(given), found)
     return str(given)
-
-
-def _some(what: str, wanted: Iterable[Any], among: Iterable[Any]) -> list[Any]:
-    found, known = list(wanted), list(among)
-    wrong = [w for w in found if w not in known]
-    if wrong:
-        raise BadInput(f"{what}: {listing(wrong)} is not among the plan's: {listing(known)}")
-    return found
-
-
-def _check_names(what: str, names: Iterable[str]) -> None:
-    """Labels and targets become directories: none reserved, none that would share one."""
-    places: dict[str, str] = {}
-    for name in names:
-        place = safe_name(name).lower()
-        if name in RESERVED or not place:
-            raise BadInput(f"{what}: {name!r} cannot be a label; choose another than {listing(RESERVED)}, with letters")
-        if place in places:
-            raise BadInput(f"{what}: {places[place]!r} and {name!r} would share the directory {place}; rename one")
-        places[place] = name
-
-
-def place_of(name: str, label: str, seed: int) -> Path:
-    """Where a run and its audit lie below the comparison's directory."""
-    return Path("runs") / safe_name(name) / safe_name(label) / str(seed)
-
-
-def safe_name(text: str) -> str:
-    """``salun (published)`` -> ``salun-published``: letters, digits, dots and dashes, as the name of a directory."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[:80]

@@ -15,7 +15,8 @@ from erasediff.api.entries import cost_of, read, status_of
 from erasediff.api.erase import erase
 from erasediff.api.inputs import check_config, check_fit, load_data, load_model
 from erasediff.api.judges import clip_for, judge_for
-from erasediff.api.plan import Job, Plan
+from erasediff.api.plan import Plan
+from erasediff.api.plan_jobs import Job
 from erasediff.api.run import MAY_DIFFER
 from erasediff.api.standing import Guest, guests, received, references
 from erasediff.api.workshop import Workshop, examined, weights_of

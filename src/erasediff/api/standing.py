@@ -10,7 +10,8 @@ from typing import Any
 from erasediff.api.attempt import NOT_FINITE, audited, broken
 from erasediff.api.directory import AUDIT, read_run
 from erasediff.api.entries import Entry, status_of
-from erasediff.api.plan import Plan, place_of, safe_name
+from erasediff.api.plan import Plan
+from erasediff.api.plan_jobs import place_of, safe_name
 from erasediff.api.workshop import Workshop, examined, weights_of
 from erasediff.auditing.attacks.base import BASE
 from erasediff.auditing.classifier import Judge
