@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 from erasediff.api.audit import Audit, audit
+from erasediff.api.beside import side_by_side
 from erasediff.api.directory import refuse_occupied
 from erasediff.api.erase import erase
-from erasediff.api.run import Run
 from erasediff.api.train import train
 from erasediff.data.targets import Class
 from erasediff.methods.erasediff import EraseDiff
@@ -46,14 +44,14 @@ def demo(
     shown, beside = {**common, "quiet": quiet}, {**common, "quiet": True}  # one bar at a time
     told(1, "training a small diffusion model on 1,797 handwritten digits (a fifth of them held out), and")
     told(2, "beside it the same model without any 7: the retrained oracle, what perfect forgetting looks like")
-    _side_by_side(
+    side_by_side(
         partial(train, DATA, output_dir=place / "base", **TRAINING, **shown),  # type: ignore[arg-type]
         partial(train, DATA, output_dir=place / "retrained", exclude=[TARGET], **TRAINING, **beside),  # type: ignore[arg-type]
     )
     told(3, "fine-tuning the base model on the other digits only: the control, and")
     told(4, "beside it erasing the 7 from the base model with EraseDiff")
     base = place / "base"
-    _side_by_side(
+    side_by_side(
         partial(erase, base, TARGET, DATA, EraseDiff(), output_dir=place / "erased", **ERASING, **shown),  # type: ignore[arg-type]
         partial(erase, base, TARGET, DATA, FineTune(), output_dir=place / "control", **ERASING, **beside),  # type: ignore[arg-type]
     )
@@ -72,27 +70,6 @@ def demo(
     )
     told(5, "done")
     return done
-
-
-def _side_by_side(*jobs: Callable[[], Run]) -> None:
-    """Run jobs in processes of their own, each on its share of the cores: twice as fast as one after the other.
-
-    Small models keep one core busy and gain nothing from a second.
-    """
-    import torch
-
-    threads = max(1, torch.get_num_threads() // len(jobs))
-    # Spawned, not forked: a fork would copy torch's thread pools in a state that can hang.
-    with ProcessPoolExecutor(len(jobs), mp_context=get_context("spawn")) as pool:
-        for future in [pool.submit(_job, job, threads) for job in jobs]:
-            future.result()
-
-
-def _job(job: Callable[[], Run], threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-    job()
 
 
 TRAINING = {"max_train_steps": 700, "train_batch_size": 64, "checkpointing_steps": 0}
