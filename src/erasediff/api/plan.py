@@ -12,13 +12,12 @@ import yaml
 
 from erasediff.api.inputs import parsed_targets
 from erasediff.api.plan_audit import audit_settings
-from erasediff.api.plan_jobs import Job, check_names, jobs_of, targets_named
-from erasediff.api.typed import converted, integer, mapping, several, typed
+from erasediff.api.plan_jobs import Job, check_names, jobs_of, targets_named, training_settings
+from erasediff.api.typed import converted, integer, mapping, several
 from erasediff.auditing.suite import Suite
 from erasediff.data.targets import Target
 from erasediff.errors import BadInput, listing, unknown
 from erasediff.report.rivals import MEASURES
-from erasediff.training.config import TrainingConfig
 
 KEYS = {
     "model": "the base model, one for all seeds",
@@ -98,7 +97,7 @@ def parse(content: Any, where: str = "the plan") -> Plan:
     seeds = several("seeds", given.get("seeds", [0]), integer)
     targets = targets_named("targets", given.get("targets"))
     models = _models(given, seeds)
-    training = typed("training", TrainingConfig, given.get("training"), refused={"seed": "list seeds under `seeds`"})
+    training = training_settings("training", given.get("training"))
     jobs = jobs_of(given, seeds, targets, training, models)
     names = {j.name for j in jobs}
     runs = {str(label): _runs(str(label), of, names, seeds) for label, of in mapping("runs", given.get("runs")).items()}

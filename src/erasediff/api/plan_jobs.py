@@ -85,6 +85,11 @@ def targets_named(what: str, given: Any) -> dict[str, tuple[Target, ...]]:
     return named
 
 
+def training_settings(what: str, given: Any) -> dict[str, Any]:
+    """Settings of the loop that were given, checked. Raises BadInput for others, and for a seed: plans list seeds."""
+    return typed(what, TrainingConfig, given, refused={"seed": "list seeds under `seeds`"})
+
+
 def _method(label: str, mine: Mapping[str, Any], training: Mapping[str, Any]) -> tuple[Method, dict[str, Any]]:
     named = str(mine.get("method", label))
     kind = type(method_named(named, {}))
@@ -93,9 +98,7 @@ def _method(label: str, mine: Mapping[str, Any], training: Mapping[str, Any]) ->
     for key in given:
         if key not in allowed:
             raise unknown(f"key of method {label!r}", key, allowed)
-    own = typed(
-        f"training of {label}", TrainingConfig, mine.get("training"), refused={"seed": "list seeds under `seeds`"}
-    )
+    own = training_settings(f"training of {label}", mine.get("training"))
     replace(ERASE_DEFAULTS, **{**training, **own})  # refuses what cannot be
     return method_named(named, typed(f"method {label}", kind, given)), {**training, **own}
 

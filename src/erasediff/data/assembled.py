@@ -19,7 +19,7 @@ from torch import Tensor
 from erasediff.data import generated
 from erasediff.data.folders import Folder, fitted, read_folder
 from erasediff.data.generated import Recipe
-from erasediff.data.images import HELD_OUT_SHARE, ImageData, hold_out
+from erasediff.data.images import EVERY, ImageData, hold_out
 from erasediff.errors import BadInput
 from erasediff.files import read_json, write_json
 
@@ -180,8 +180,7 @@ def _spread(count: int, prompts: int) -> Tensor:
     row = torch.arange(count)
     number, prompt = row // prompts, row % prompts
     of_prompt = torch.bincount(prompt, minlength=prompts)[prompt]
-    every = round(1 / HELD_OUT_SHARE)
-    return ((number + prompt) % every == every - 1) & (of_prompt > 1)
+    return ((number + prompt) % EVERY == EVERY - 1) & (of_prompt > 1)
 
 
 _READERS = {"data": _read_data, "folder": _read_folder, "drawn": _read_drawn}

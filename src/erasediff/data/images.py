@@ -16,7 +16,7 @@ from torch import Tensor
 
 from erasediff.errors import BadInput
 
-HELD_OUT_SHARE = 0.2
+EVERY = 5  # one sample in so many is held out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +99,7 @@ def build(
 def hold_out(count: int, labels: Tensor | None) -> Tensor:
     """Every fifth sample of each class, spread evenly over the order of the data; a function of the data alone."""
     mask = torch.zeros(count, dtype=torch.bool)
-    every = round(1 / HELD_OUT_SHARE)
     groups = [torch.arange(count)] if labels is None else [(labels == c).nonzero()[:, 0] for c in labels.unique()]
     for group in groups:
-        mask[group[every - 1 :: every]] = True
+        mask[group[EVERY - 1 :: EVERY]] = True
     return mask
