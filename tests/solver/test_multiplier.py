@@ -16,6 +16,7 @@ from erasediff.solver.multiplier import (
     cosine_rule,
     dynamic_barrier,
     guard,
+    projected_barrier,
     value_barrier,
 )
 
@@ -89,6 +90,23 @@ def test_scale_relations(cos, retain, forget, scale, eta):
     torch.testing.assert_close(longer, dynamic_barrier(base, eta=0), **close)
 
 
+@SETTINGS
+@given(seeds, cosines, exponents, exponents, etas)
+def test_the_projected_barrier_takes_the_conflict_out_and_pushes_by_eta_whatever_they_share(seed, cos, r, f, eta):
+    g_r, g_f = pair(seed, cos, 10**r, 10**f)
+    G = gram([[g_r], [g_f]])
+    multiplier = projected_barrier(G, eta=eta)
+    conflict_free = g_r - min(0.0, float(g_r @ g_f)) / float(g_f @ g_f) * g_f
+    scale = g_r.norm() + eta * g_f.norm()
+    torch.testing.assert_close(g_r + multiplier * g_f, conflict_free + eta * g_f, rtol=0, atol=1e-12 * float(scale))
+    paper = dynamic_barrier(G, eta=eta)
+    assert multiplier >= paper
+    if G[0, 1] <= 0:
+        assert multiplier == paper
+    else:
+        assert abs(multiplier - eta) <= 1e-12 * eta  # no cancellation, however unlike the lengths
+
+
 def test_the_value_barrier_at_slack_zero_only_takes_away_what_conflicts():
     for slack in (torch.tensor(0.0), torch.tensor(-3.0)):
         g_r, g_f = pair(0, -0.6, 2.0, 3.0)
@@ -112,6 +130,7 @@ def test_a_zero_forget_gradient_gives_zero_not_nan(retain):
     slack = torch.tensor(1.0)
     for multiplier in (
         dynamic_barrier(G, eta=1.0),
+        projected_barrier(G, eta=1.0),
         value_barrier(G, eta=1.0, slack=slack),
         cosine_rule(G, eta=1.0),
         constant(G, value=3.0),

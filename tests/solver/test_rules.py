@@ -15,6 +15,7 @@ from ._pairs import drawn, pair
 
 NAMES = [
     "dynamic_barrier",
+    "projected_barrier",
     "value_barrier",
     "adam_barrier",
     "adam_metric",
@@ -55,6 +56,7 @@ def test_the_table():
     assert all(rule.name == name and rule.reference for name, rule in RULES.items())
     assert {n for n, r in RULES.items() if r.claims_barrier} == {
         "dynamic_barrier",
+        "projected_barrier",
         "value_barrier",
         "adam_barrier",
         "adam_metric",
@@ -91,12 +93,13 @@ def test_no_rule_of_ours_waits_for_the_device(name):
 
 
 def test_the_table_calls_the_named_functions():
-    g_r, g_f = pair(0, -0.4, 1.0, 0.3)
+    g_r, g_f = pair(0, 0.04, 1.0, 0.3)
     G, slack = gram([[g_r], [g_f]]), torch.tensor(0.7)
     moments = Moments(first=[-5 * g_f], second=[g_r.square()], steps=9, beta1=0.9, beta2=0.999, eps=1e-8)
     given = RuleInputs(eta=0.2, value=0.9, slack=slack, moments=moments)
     wanted = {
         "dynamic_barrier": multiplier.dynamic_barrier(G, eta=0.2),
+        "projected_barrier": multiplier.projected_barrier(G, eta=0.2),
         "value_barrier": multiplier.value_barrier(G, eta=0.2, slack=slack),
         "cosine": multiplier.cosine_rule(G, eta=0.2),
         "constant": torch.tensor(0.9).double(),

@@ -45,6 +45,16 @@ def dynamic_barrier(gram: Tensor, *, eta: float | Tensor) -> Tensor:
     return barrier(gram, eta * gram[1, 1])
 
 
+def projected_barrier(gram: Tensor, *, eta: float | Tensor) -> Tensor:
+    """(*) with a = eta ||g_f||^2 + max(0, <g_r, g_f>): eta, and what takes the conflict out of g_r.
+
+    d = P g_r + eta g_f, where P takes from g_r what would raise the forget loss (A-GEM, Chaudhry et al. 2019,
+    arXiv:1812.00420) and leaves alone what lowers it. The paper's rule pushes the less where both agree, which is where
+    a push costs the rest least; never less than it.
+    """
+    return quotient(eta * gram[1, 1] + (-gram[0, 1]).clamp(min=0), gram[1, 1])
+
+
 def value_barrier(gram: Tensor, *, eta: float | Tensor, slack: Tensor) -> Tensor:
     """(*) with a = eta max(0, slack), slack = L_f(theta) - min_phi L_f(phi), 0-dim: pushes as hard as is left to do.
 

@@ -146,6 +146,12 @@ _TABLE = (
         reference="EraseDiff, arXiv:2401.05779: a = eta ||g_f||^2; holds for plain gradient steps",
     ),
     Rule(
+        "projected_barrier",
+        lambda at: _with_multiplier(multiplier.projected_barrier(at.gram, eta=at.inputs.eta)),
+        claims_barrier=True,
+        reference="a = eta ||g_f||^2 + max(0, <g_r, g_f>): A-GEM's projection (arXiv:1812.00420) of g_r, and eta g_f",
+    ),
+    Rule(
         "value_barrier",
         lambda at: _with_multiplier(_value_barrier(at)),
         needs=frozenset({"slack"}),
