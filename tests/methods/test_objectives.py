@@ -227,6 +227,29 @@ def test_how_hard_the_barrier_pushes_depends_on_the_target_unless_told():
     assert EraseDiff(eta=0.1).suited_to(samples).eta == EraseDiff(eta=0.1).suited_to(samples).eta_end == 0.1
 
 
+def test_which_rule_weighs_depends_on_the_target_unless_told():
+    """Words and samples were not measured under the new one: they keep the paper's."""
+    samples, classes = ClassConditions(0, None), ClassConditions(3, 3, excluded=(1,))
+    assert EraseDiff().suited_to(classes).rule == "projected_barrier"
+    assert EraseDiff(rule="mgda").suited_to(classes).rule == "mgda"
+    assert EraseDiff(forget_target="noise").suited_to(classes).rule == "dynamic_barrier"
+    for conditions in (samples, replace(classes, in_words=True)):
+        assert EraseDiff().suited_to(conditions).rule == "dynamic_barrier"
+
+
+def test_the_rule_that_was_left_open_is_the_one_that_steps(squares):
+    ctx, pairs = context(), Pairs(squares, torch.arange(4), torch.arange(4), batch_size=4, seed=0)
+    ctx.begin(0, of=8)
+    ctx.model.conditions = replace(ctx.model.conditions, excluded=(1,))
+    steps = {
+        rule: EraseDiff(rule=rule, retain_focus=0.0).direction(ctx, pairs.at(0), {}).gradients
+        for rule in ("auto", "projected_barrier", "dynamic_barrier", "mgda")
+    }
+    told = {name: torch.cat([g.flatten() for g in found]) for name, found in steps.items()}
+    assert torch.equal(told["auto"], told["projected_barrier"])
+    assert not torch.equal(told["auto"], told["mgda"])
+
+
 def test_how_far_is_pushed_depends_on_the_target_unless_told():
     conditions = ClassConditions(3, 3, excluded=(1,))
     assert EraseDiff().suited_to(conditions).repulsion == FORGET_TARGETS["relabel"].repulsion > 0

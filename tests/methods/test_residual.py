@@ -11,7 +11,8 @@ from erasediff.errors import BadInput
 from erasediff.families.base import ClassConditions
 from erasediff.families.tiny import TINY
 from erasediff.methods.base import step_cost
-from erasediff.methods.erasediff import AGAIN, EraseDiff, push
+from erasediff.methods.decided import AGAIN, push
+from erasediff.methods.erasediff import EraseDiff
 from erasediff.methods.munba import MUNBa
 from erasediff.training.context import Context
 from erasediff.training.parameters import select

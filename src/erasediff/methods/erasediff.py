@@ -18,57 +18,17 @@ from typing import ClassVar, Self
 from torch import Tensor
 
 from erasediff.data.pairs import Pair, Pairs
-from erasediff.errors import BadInput, check_finite, check_one_of, check_shares, listing
+from erasediff.errors import BadInput, check_finite, check_one_of, check_shares
 from erasediff.families.base import ClassConditions
 from erasediff.methods.base import Direction, Needs, Objective, State, StepContext, record
-from erasediff.methods.forgetting import AUTO, FORGET_TARGETS, WEIGHTINGS, Asked, suited
+from erasediff.methods.decided import Decided, given, push
+from erasediff.methods.forgetting import AUTO, FORGET_TARGETS, WEIGHTINGS, Asked
 from erasediff.methods.objectives import RETAIN_OBJECTIVES, Held, retain_cost
 from erasediff.methods.others import CHOICES, distances, held
 from erasediff.methods.redirect import neighbours
 from erasediff.methods.timesteps import Timesteps, importance
 from erasediff.solver import rules
 from erasediff.solver.gram import combine
-
-AGAIN = 4.0  # times the residual, from where on the barrier pushes in full
-
-
-def push(left: Tensor | None, residual: float) -> float | Tensor:
-    """How hard the barrier pushes, 0 to 1, where so much of the target's own answers is left: it stops at ``residual``.
-
-    What is gone need not be pushed any further, and the push is what keeps the classes away that look like it. Where
-    the rest brings some of it back, the push comes back too.
-    """
-    if left is None or residual == 0:
-        return 1.0
-    return ((left - residual) / ((AGAIN - 1) * residual)).clamp(0, 1)
-
-
-def given(value: float | None, usual: float) -> float:
-    """What was asked for, else what is usual."""
-    return usual if value is None else value
-
-
-def _retain(conditions: ClassConditions) -> str:
-    if conditions.in_words:
-        return "distill"
-    return "anneal" if conditions.excluded else "denoise"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decided:
-    """What ``EraseDiff`` leaves to the target and the model, decided."""
-
-    forget_target: str
-    retain: str
-    repulsion: float
-    eta: float
-    eta_end: float
-    retain_focus: float
-    residual: float
-
-    def eta_at(self, progress: float) -> float:
-        """How hard the barrier pushes at this share of the run."""
-        return self.eta + (self.eta_end - self.eta) * progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +51,8 @@ class EraseDiff:
             denoise at its end), or ``auto``: anneal where whole classes are forgotten, distill for models asked in
             words, whose retained images are few or their own, and denoise for samples, of which the frozen model would
             keep drawing copies.
-        rule: how the two gradients are weighed; ``erasediff list rules`` names them.
+        rule: how the two gradients are weighed; ``erasediff list rules`` names them. ``auto``: ``projected_barrier``
+            where ``relabel`` takes out classes, else ``dynamic_barrier``, the paper's.
         eta: how hard the barrier pushes; the forget loss falls at least eta ||g_f||^2 per unit step; by default 0.6
             under ``redirect``, else 0.3.
         eta_end: what eta has become at the end of the run, in a straight line; at 0 the forget loss may no longer rise,
@@ -120,7 +81,7 @@ class EraseDiff:
     neighbours: int = 8
     repulsion: float | None = None
     retain: str = AUTO
-    rule: str = "dynamic_barrier"
+    rule: str = AUTO
     eta: float | None = None
     eta_end: float | None = None
     multiplier: float = 1.0
@@ -143,7 +104,8 @@ class EraseDiff:
     def __post_init__(self) -> None:
         check_one_of("forget_target", self.forget_target, [AUTO, *FORGET_TARGETS])
         check_one_of("retain", self.retain, [AUTO, *RETAIN_OBJECTIVES])
-        rules.find(self.rule)
+        if self.rule != AUTO:
+            rules.find(self.rule)
         check_one_of("others", self.others, CHOICES)
         check_one_of("weighting", self.weighting, WEIGHTINGS)
         check_shares(self, "null_share", "retain_null_share", "retain_focus", "residual", "timestep_focus")
@@ -169,24 +131,16 @@ class EraseDiff:
         return replace(self, **asdict(self._decided(conditions)))
 
     def _decided(self, conditions: ClassConditions) -> Decided:
-        name = suited(self.forget_target, conditions)
-        usual = FORGET_TARGETS[name]
-        if usual.residual is None and self.residual:
-            knowing = listing(k for k, t in FORGET_TARGETS.items() if t.residual is not None)
-            raise BadInput(
-                f"residual {self.residual} cannot be watched under forget_target {name}, which does not know what is "
-                f"left; use 0, or one of: {knowing}"
-            )
-        eta = given(self.eta, usual.eta)
-        of_classes = 0.0 if conditions.in_words else 1.0  # what is asked for in words is no row of classes
-        return Decided(
-            forget_target=name,
-            retain=_retain(conditions) if self.retain == AUTO else self.retain,
-            repulsion=given(self.repulsion, usual.repulsion),
-            eta=eta,
-            eta_end=given(self.eta_end, 0.0 if usual.fades else eta),
-            retain_focus=given(self.retain_focus, of_classes * usual.retain_focus),
-            residual=given(self.residual, of_classes * (usual.residual or 0.0)),
+        return Decided.of(
+            conditions,
+            forget_target=self.forget_target,
+            retain=self.retain,
+            rule=self.rule,
+            repulsion=self.repulsion,
+            eta=self.eta,
+            eta_end=self.eta_end,
+            retain_focus=self.retain_focus,
+            residual=self.residual,
         )
 
     @property
@@ -197,13 +151,18 @@ class EraseDiff:
             asked,
             classes=asked.classes or focused,
             frozen=asked.frozen or focused or self.retain != "denoise",
-            moments="moments" in rules.find(self.rule).needs,
+            moments="moments" in self._rule_needs,
         )
 
     @property
     def measures_slack(self) -> bool:
         """Whether each step's forget loss comes with its floor."""
-        return self.track_slack or self.tolerance is not None or "slack" in rules.find(self.rule).needs
+        return self.track_slack or self.tolerance is not None or "slack" in self._rule_needs
+
+    @property
+    def _rule_needs(self) -> frozenset[str]:
+        """What ``auto`` stands for needs nothing."""
+        return frozenset() if self.rule == AUTO else rules.find(self.rule).needs
 
     def prepare(self, ctx: StepContext, pairs: Pairs) -> State:
         """The density of forget time steps where it is not uniform, what is read from the distances of classes, and the
@@ -237,7 +196,7 @@ class EraseDiff:
         forget_objective = WEIGHTINGS[self.weighting](FORGET_TARGETS[decided.forget_target].make(asked))
         retain_objective = self._retain_objective(decided.retain, state)
         forget, retain = ctx.gradients((forget_objective, pair.forget), (retain_objective, pair.retain))
-        rule = rules.find(self.rule)
+        rule = rules.find(decided.rule)
         weighed = rule.weigh(
             retain.gradients,
             forget.gradients,

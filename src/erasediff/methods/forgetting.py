@@ -12,6 +12,7 @@ from erasediff.methods.redirect import Redirect
 from erasediff.methods.timesteps import Timesteps
 
 AUTO = "auto"
+PAPERS_RULE = "dynamic_barrier"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,8 @@ class ForgetTarget:
     ``drawn_floor``: whether its floor costs one more. Where nothing else is said: ``repulsion``, how far it is pushed
     (0: it cannot be), ``eta``, how hard the barrier pushes, ``fades``, whether it no longer does when a run ends, and
     ``retain_focus``, the share of the retain loss that goes by likeness to the target's classes (measured where so),
-    and ``residual``, how much of the own answers may be left where the barrier stops pushing (``None``: not known).
+    ``residual``, how much of the own answers may be left where the barrier stops pushing (``None``: not known), and
+    ``rule``, how the two gradients are weighed.
     """
 
     make: Callable[[Asked], Objective]
@@ -45,6 +47,7 @@ class ForgetTarget:
     fades: bool = False
     retain_focus: float = 0.0
     residual: float | None = None
+    rule: str = PAPERS_RULE
     drawn_floor: bool = False
 
 
@@ -57,6 +60,7 @@ FORGET_TARGETS = {
         fades=True,
         retain_focus=0.7,
         residual=0.1,
+        rule="projected_barrier",
         drawn_floor=True,
     ),
     "anchor": ForgetTarget(

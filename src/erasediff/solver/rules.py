@@ -149,7 +149,7 @@ _TABLE = (
         "projected_barrier",
         lambda at: _with_multiplier(multiplier.projected_barrier(at.gram, eta=at.inputs.eta)),
         claims_barrier=True,
-        reference="a = eta ||g_f||^2 + max(0, <g_r, g_f>): A-GEM's projection (arXiv:1812.00420) of g_r, and eta g_f",
+        reference="A-GEM's projection of g_r (arXiv:1812.00420) and eta g_f; holds for plain gradient steps",
     ),
     Rule(
         "value_barrier",
