@@ -53,6 +53,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "eta 0.1": {"eta": 0.1},
     "eta 1": {"eta": 1.0},
     "eta_end 0.3": {"eta_end": 0.3},
+    "rule dynamic_barrier": {"rule": "dynamic_barrier"},
     "rule adam_barrier": {"rule": "adam_barrier", "max_grad_norm": 0.0},
     "rule value_barrier": {"rule": "value_barrier"},
     "rule munba": {"rule": "munba"},
