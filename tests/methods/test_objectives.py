@@ -243,7 +243,7 @@ def test_the_rule_that_was_left_open_is_the_one_that_steps(squares):
     ctx.model.conditions = replace(ctx.model.conditions, excluded=(1,))
     steps = {
         rule: EraseDiff(rule=rule, retain_focus=0.0).direction(ctx, pairs.at(0), {}).gradients
-        for rule in ("auto", "projected_barrier", "dynamic_barrier", "mgda")
+        for rule in ("auto", "projected_barrier", "mgda")
     }
     told = {name: torch.cat([g.flatten() for g in found]) for name, found in steps.items()}
     assert torch.equal(told["auto"], told["projected_barrier"])

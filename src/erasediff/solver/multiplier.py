@@ -52,6 +52,7 @@ def projected_barrier(gram: Tensor, *, eta: float | Tensor) -> Tensor:
     arXiv:1812.00420) and leaves alone what lowers it. The paper's rule pushes the less where both agree, which is where
     a push costs the rest least; never less than it.
     """
+    # Not through `barrier`: adding <g_r, g_f> only to take it away again would lose a small eta ||g_f||^2.
     return quotient(eta * gram[1, 1] + (-gram[0, 1]).clamp(min=0), gram[1, 1])
 
 
