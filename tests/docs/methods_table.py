@@ -43,14 +43,32 @@ def _overview() -> str:
 
 def _method(row: dict[str, Any]) -> str:
     needed = ", ".join(text for key, text in NEEDS.items() if row["needs"][key])
-    said = descriptions(METHODS[row["name"]])
-    fields = [
-        f"| `{name}` | `{_shown(value)}` | {_cell(said.get(name, ''))} |" for name, value in row["fields"].items()
-    ]
-    table = "\n".join(["| field | default | meaning |", "|---|---|---|", *fields])
     summary = row["summary"][0].upper() + row["summary"][1:]
     start = " Other methods can start from it: `--init`." if row["closed_form"] else ""
-    return f"### {row['name']}\n\n{summary}. With its defaults it needs {needed}.{start}\n\n{table}"
+    told = f"### {row['name']}\n\n{summary}. With its defaults it needs {needed}.{start}"
+    parent = _parent(row["name"])
+    if parent is None:
+        return f"{told}\n\n{_fields(row)}"
+    own = _own_defaults(row, next(m for m in methods() if m["name"] == parent))
+    return f"{told} Its fields are [those of {parent}](#{parent}); these defaults are its own:\n\n{own}"
+
+
+def _fields(row: dict[str, Any]) -> str:
+    said = descriptions(METHODS[row["name"]])
+    lines = [f"| `{name}` | `{_shown(value)}` | {_cell(said.get(name, ''))} |" for name, value in row["fields"].items()]
+    return "\n".join(["| field | default | meaning |", "|---|---|---|", *lines])
+
+
+def _own_defaults(row: dict[str, Any], parent: dict[str, Any]) -> str:
+    usual = parent["fields"]
+    lines = [f"| `{n}` | `{_shown(v)}` | `{_shown(usual[n])}` |" for n, v in row["fields"].items() if v != usual[n]]
+    return "\n".join([f"| field | default | in {parent['name']} |", "|---|---|---|", *lines])
+
+
+def _parent(name: str) -> str | None:
+    """The method whose class that of ``name`` extends, whose fields it has."""
+    bases = METHODS[name].__mro__[1:]
+    return next((other for other in METHODS if METHODS[other] in bases), None)
 
 
 def _rules() -> str:

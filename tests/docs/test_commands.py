@@ -215,7 +215,11 @@ def test_the_page_of_methods_is_what_the_code_says():
     assert methods_table.replaced(text) == text, "run: python tests/docs/methods_table.py"
     for name, kind in METHODS.items():
         section = text.split(f"\n### {name}\n")[1].split("\n## ")[0].split("\n### ")[0]
-        assert all(f"| `{field}` |" in section for field in (f.name for f in fields(kind)))
+        told = section + "".join(text.split(f"\n### {p}\n")[1] for p in re.findall(r"those of (\w+)\]\(#", section))
+        assert all(f"| `{field}` |" in told for field in (f.name for f in fields(kind)))
+        for parent in (k for k in METHODS.values() if k is not kind and issubclass(kind, k)):
+            usual = {f.name: f.default for f in fields(parent)}
+            assert all((f"| `{f.name}` |" in section) == (f.default != usual[f.name]) for f in fields(kind))
         assert kind.SUMMARY in text
 
 

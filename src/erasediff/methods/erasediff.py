@@ -104,8 +104,7 @@ class EraseDiff:
     def __post_init__(self) -> None:
         check_one_of("forget_target", self.forget_target, [AUTO, *FORGET_TARGETS])
         check_one_of("retain", self.retain, [AUTO, *RETAIN_OBJECTIVES])
-        if self.rule != AUTO:
-            rules.find(self.rule)
+        check_one_of("rule", self.rule, [AUTO, *rules.RULES])
         check_one_of("others", self.others, CHOICES)
         check_one_of("weighting", self.weighting, WEIGHTINGS)
         check_shares(self, "null_share", "retain_null_share", "retain_focus", "residual", "timestep_focus")
