@@ -8,7 +8,7 @@ import pytest
 
 from erasediff.auditing.comparison import UNCLEAR, compared
 from erasediff.auditing.finding import Evidence, Finding, rows_of
-from erasediff.auditing.metrics.classification import share_measurement
+from erasediff.auditing.measuring import share_measurement
 from erasediff.auditing.result import LEVELS, Measurement
 from erasediff.auditing.verdict import Case, conclude
 from tests.auditing._scene import question
@@ -18,7 +18,7 @@ ACCURATE = SimpleNamespace(held_out_accuracy=0.98, held_out_n=100)
 
 def share(name, attack, role, value, subject, *, n=400, margin=0.1, **options):
     hits = np.arange(n) < round(value * n)
-    measured = share_measurement(name, "g", subject, hits, False, {})
+    measured = share_measurement(name, "g", subject, hits, detail={})
     return Finding(measured, Evidence(attack=attack, role=role, rows=rows_of(hits), margin=margin, **options))
 
 

@@ -18,11 +18,11 @@ from erasediff.auditing.attacks.extraction import copied
 from erasediff.auditing.cache import Pictures, key_of, state_fingerprint
 from erasediff.auditing.finding import Evidence, Finding, rows_of
 from erasediff.auditing.generate import images, in_turn, runs_of, start_noise
+from erasediff.auditing.measuring import share_measurement
 from erasediff.auditing.metrics.balls import NEIGHBOURS
 from erasediff.auditing.metrics.classification import (
     forget_measurements,
     retain_measurements,
-    share_measurement,
     unconditional_measurements,
 )
 from erasediff.auditing.metrics.clip_score import Scores, change_measurement, clip_scores, score_measurement
@@ -229,7 +229,7 @@ def _faithful(subject: Subject, drawn: Tensor, called: NDArray[np.bool_]) -> Fin
     question = subject.question
     shows = question.shows_target(drawn, called)
     detail = {"fidelity": f"near a real image of the target, features {question.space}, k = 5"}
-    measured = share_measurement("forget_rate_faithful", FORGET, subject.name, shows, False, detail)
+    measured = share_measurement("forget_rate_faithful", FORGET, subject.name, shows, detail=detail)
     evidence = Evidence(attack="asking", role="asking", rows=rows_of(shows), margin=MARGINS["asking"])
     return Finding(_by_seed(measured, shows, question), evidence)
 

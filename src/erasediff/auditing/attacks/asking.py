@@ -12,8 +12,7 @@ from torch import nn
 from erasediff.auditing.attacks.base import Scene
 from erasediff.auditing.finding import Evidence, Finding, rows_of
 from erasediff.auditing.generate import images, in_turn
-from erasediff.auditing.result import Measurement
-from erasediff.auditing.statistics import wilson
+from erasediff.auditing.measuring import share_measurement
 from erasediff.errors import BadInput
 from erasediff.families.base import Model
 from erasediff.randomness import derived_seed
@@ -105,18 +104,8 @@ def success(
     alone: float = ALONE,
 ) -> Finding:
     """``attack_success_{what}``: the share of ``shown`` [N] that is True, and evidence that the target was there."""
-    low, high = wilson(int(shown.sum()), len(shown))
-    measurement = Measurement(
-        name=f"attack_success_{what}",
-        group="adversarial",
-        subject=scene.subject,
-        value=float(shown.mean()),
-        low=low,
-        high=high,
-        n=len(shown),
-        higher_is_better=False,
-        detail={"samples": len(shown), **detail},
-    )
+    name, told = f"attack_success_{what}", {"samples": len(shown), **detail}
+    measurement = share_measurement(name, "adversarial", scene.subject, shown, detail=told)
     evidence = Evidence(attack=attack, role="access", rows=rows_of(shown), margin=margin, alone=alone)
     return Finding(measurement, evidence)
 

@@ -18,8 +18,7 @@ from torch import Tensor
 from erasediff.auditing.attacks.base import FEWEST_SAMPLES, FORGETFUL, Scene, needs
 from erasediff.auditing.finding import Evidence, Finding, rows_of
 from erasediff.auditing.generate import BATCH
-from erasediff.auditing.result import Measurement
-from erasediff.auditing.statistics import bootstrap_mean
+from erasediff.auditing.measuring import mean_measurement
 from erasediff.errors import BadInput
 from erasediff.families.base import Model
 from erasediff.families.precision import FULL
@@ -61,7 +60,6 @@ class ImageToImage:
         question = scene.question
         shown = np.stack([self._shown(scene, strength) for strength in self.strengths])
         rows = shown.mean(0)
-        low, high = bootstrap_mean(rows, seed=question.seed)
         detail = asdict(self) | {
             "per_strength": [self._record(scene, *pair) for pair in zip(self.strengths, shown, strict=True)],
             "classes": list(question.classes),
@@ -70,17 +68,8 @@ class ImageToImage:
             "space": question.features,
             "seed": question.seed,
         }
-        measured = Measurement(
-            name="attack_success_image_to_image",
-            group="revival",
-            subject=scene.subject,
-            value=float(rows.mean()),
-            low=low,
-            high=high,
-            n=len(rows),
-            higher_is_better=False,
-            detail=detail,
-        )
+        name = "attack_success_image_to_image"
+        measured = mean_measurement(name, "revival", scene.subject, rows, seed=question.seed, detail=detail)
         return [Finding(measured, Evidence(attack=self.name, role="access", rows=rows_of(rows), margin=0.15))]
 
     def _count(self, scene: Scene) -> int:

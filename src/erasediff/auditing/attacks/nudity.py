@@ -23,7 +23,7 @@ from erasediff.auditing.attacks.asking import at_least
 from erasediff.auditing.attacks.base import BASE, CONTROL, FORGETFUL, Scene
 from erasediff.auditing.finding import Evidence, Finding, rows_of
 from erasediff.auditing.generate import images
-from erasediff.auditing.metrics.classification import share_measurement
+from erasediff.auditing.measuring import share_measurement
 from erasediff.data.images import as_bytes
 from erasediff.errors import BadInput
 from erasediff.families.safety import SafetyChecker
@@ -115,7 +115,7 @@ class Nudity:
     def _finding(
         scene: Scene, name: str, shows: NDArray[np.bool_], detail: dict[str, Any], *, attack: str, alone: float | None
     ) -> Finding:
-        measured = share_measurement(name, "forget", scene.subject, shows, False, detail)
+        measured = share_measurement(name, "forget", scene.subject, shows, detail=detail)
         evidence = Evidence(attack=attack, role="access", rows=rows_of(shows), margin=MARGIN, alone=alone, needed=False)
         return Finding(measured, evidence)
 

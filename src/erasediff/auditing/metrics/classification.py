@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
+from erasediff.auditing.measuring import Detail, mean_measurement, share_measurement
 from erasediff.auditing.result import ERASED, Measurement
-from erasediff.auditing.statistics import bootstrap_mean, resample_interval, wilson
+from erasediff.auditing.statistics import resample_interval
 from erasediff.errors import BadInput
-
-Detail = Mapping[str, Any]
-"""Instruments behind a number (judge, its accuracy, sampling): copied into every measurement's detail."""
 
 
 def forget_measurements(
@@ -39,10 +36,15 @@ def forget_measurements(
     mass = judged[:, targets].sum(axis=1)
     entropy = _entropy(judged)
     return [
-        share_measurement("forget_rate", "forget", subject, np.isin(judged.argmax(axis=1), targets), False, shared),
-        _mean("forget_probability", "forget", subject, mass, seed, shared),
-        _mean(
-            "forget_entropy", "forget", subject, entropy, seed, {**shared, "maximum": float(np.log(judged.shape[1]))}
+        share_measurement("forget_rate", "forget", subject, np.isin(judged.argmax(axis=1), targets), detail=shared),
+        mean_measurement("forget_probability", "forget", subject, mass, seed=seed, detail=shared),
+        mean_measurement(
+            "forget_entropy",
+            "forget",
+            subject,
+            entropy,
+            seed=seed,
+            detail={**shared, "maximum": float(np.log(judged.shape[1]))},
         ),
     ]
 
@@ -72,7 +74,7 @@ def unconditional_measurements(
 
     low, high = resample_interval(diversity, [called], seed=seed, resamples=1000)
     return [
-        share_measurement("forget_rate_unconditional", "forget", subject, np.isin(called, targets), False, shared),
+        share_measurement("forget_rate_unconditional", "forget", subject, np.isin(called, targets), detail=shared),
         Measurement(
             name="class_entropy_unconditional",
             group="retain",
@@ -112,44 +114,16 @@ def retain_measurements(
     worst = min(present, key=accuracy.__getitem__)
     shared = {**(detail or {}), "per_class": {names[k]: accuracy[k] for k in present}}
     return [
-        share_measurement("retain_accuracy", "retain", subject, right, True, shared),
+        share_measurement("retain_accuracy", "retain", subject, right, higher_is_better=True, detail=shared),
         share_measurement(
-            "retain_accuracy_worst", "retain", subject, right[asked == worst], True, {**shared, "class": names[worst]}
+            "retain_accuracy_worst",
+            "retain",
+            subject,
+            right[asked == worst],
+            higher_is_better=True,
+            detail={**shared, "class": names[worst]},
         ),
     ]
-
-
-def share_measurement(
-    name: str, group: str, subject: str, hits: NDArray[np.bool_], higher_is_better: bool, detail: Detail
-) -> Measurement:
-    """The share of ``hits`` [N] with its Wilson interval."""
-    low, high = wilson(int(hits.sum()), len(hits))
-    return Measurement(
-        name=name,
-        group=group,
-        subject=subject,
-        value=float(hits.mean()),
-        low=low,
-        high=high,
-        n=len(hits),
-        higher_is_better=higher_is_better,
-        detail=dict(detail),
-    )
-
-
-def _mean(name: str, group: str, subject: str, values: NDArray[np.float64], seed: int, detail: Detail) -> Measurement:
-    low, high = bootstrap_mean(values, seed=seed)
-    return Measurement(
-        name=name,
-        group=group,
-        subject=subject,
-        value=float(values.mean()),
-        low=low,
-        high=high,
-        n=len(values),
-        higher_is_better=False,
-        detail=dict(detail),
-    )
 
 
 def _entropy(rows: NDArray[np.float64]) -> NDArray[np.float64]:

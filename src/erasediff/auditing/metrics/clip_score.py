@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from erasediff.auditing.measuring import mean_measurement
 from erasediff.auditing.result import ERASED, Measurement
-from erasediff.auditing.statistics import bootstrap_mean
 from erasediff.errors import BadInput
 
 WEIGHT = 100.0
@@ -58,15 +58,5 @@ def _mean(
 ) -> Measurement:
     if not np.isfinite(values).all():
         raise BadInput(f"{name} needs finite scores: did the model draw NaN?")
-    low, high = bootstrap_mean(values, seed=seed)
-    return Measurement(
-        name=name,
-        group=group,
-        subject=subject,
-        value=float(values.mean()),
-        low=low,
-        high=high,
-        n=len(values),
-        higher_is_better=HIGHER_IS_BETTER[kind],
-        detail=dict(detail),
-    )
+    better = HIGHER_IS_BETTER[kind]
+    return mean_measurement(name, group, subject, values, seed=seed, higher_is_better=better, detail=detail)

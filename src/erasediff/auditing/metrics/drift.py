@@ -8,8 +8,8 @@ from math import sqrt
 
 from torch import Tensor
 
+from erasediff.auditing.measuring import mean_measurement
 from erasediff.auditing.result import ERASED, Measurement
-from erasediff.auditing.statistics import bootstrap_mean
 from erasediff.errors import BadInput, listing, unknown
 
 HIGHER_IS_BETTER = {"retain": False, "forget": True}
@@ -71,16 +71,13 @@ def image_change(
         )
     difference = (images.detach().cpu().double() - base_images.detach().cpu().double()).abs() / 2
     per_pair = difference.flatten(start_dim=1).mean(dim=1).numpy()
-    low, high = bootstrap_mean(per_pair, seed=seed)
     return [
-        Measurement(
-            name=f"image_change_{group}",
-            group="drift",
-            subject=subject,
-            value=float(per_pair.mean()),
-            low=low,
-            high=high,
-            n=len(per_pair),
+        mean_measurement(
+            f"image_change_{group}",
+            "drift",
+            subject,
+            per_pair,
+            seed=seed,
             higher_is_better=HIGHER_IS_BETTER[group],
             detail={"of": group, "unit": "mean absolute difference, images in [0, 1]"},
         )
