@@ -16,7 +16,7 @@ from erasediff.report.aggregate import CONTROL, DIVERGED, MODEL, NOT_RUN, RunRow
 from erasediff.report.compared import Comparison
 from erasediff.report.comparison import markdown, render, terminal_lines
 from erasediff.report.pareto import pictures
-from erasediff.report.plot import SHAPES, linear_axis, ratio_axis, share_axis, styles
+from erasediff.report.plot import SHAPES, accuracy_axis, linear_axis, ratio_axis, share_axis, styles
 from erasediff.report.race import parse, standings
 from erasediff.report.race_curves import curves, lines
 
@@ -271,5 +271,11 @@ def test_axes_hold_their_values_and_marks_differ():
     wide = ratio_axis("y", [0.9, 60.0])
     assert wide.place(6) - wide.place(0.6) == pytest.approx(wide.place(60) - wide.place(6))
     assert linear_axis("y", [1.0, 1.0]).place(1.0) in (0, 1)
+    near, ruined = accuracy_axis("y", [0.98, 0.985, 0.99]), accuracy_axis("y", [0.6, 0.98, 0.985, 0.99])
+    assert near.place(0.99) - near.place(0.98) == pytest.approx(2 * (near.place(0.985) - near.place(0.98)))
+    assert ruined.place(0.99) - ruined.place(0.98) > 0.05, "one that is ruined does not squeeze the others together"
+    assert [ruined.place(t) for t in ruined.ticks] == sorted(ruined.place(t) for t in ruined.ticks)
+    assert ruined.ticks[0] == ruined.low <= 0.6 and ruined.text(ruined.ticks[-2]) == "99 %"
+    assert accuracy_axis("y", [-0.1, 1.0, 1.0]).place(0.0) == 0, "a bound may lie below all accuracies"
     kinds = styles(["base", *(str(i) for i in range(20))])
     assert len(set(kinds.values())) == 21 and len(SHAPES) == len(set(SHAPES))

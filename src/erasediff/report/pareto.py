@@ -12,7 +12,7 @@ from markupsafe import Markup
 from erasediff.auditing.result import Measurement
 from erasediff.report.aggregate import MODEL, Aggregate, Mean, contenders, mean_of
 from erasediff.report.numbers import number
-from erasediff.report.plot import Axis, Bounds, Frame, linear_axis, mark, ratio_axis, share_axis
+from erasediff.report.plot import Axis, Bounds, Frame, accuracy_axis, mark, ratio_axis, share_axis
 
 FORGET, DISTANCE, ACCURACY, RATIO = "forget_rate", "frechet_distance", "retain_accuracy", "frechet_ratio"
 
@@ -101,7 +101,7 @@ def draw(picture: Picture, kinds: dict[str, str]) -> Markup:
 def _up(picture: Picture) -> Axis:
     values = _shown([y for _, y in picture.points.values()])
     if picture.y == ACCURACY:
-        return linear_axis(picture.title, [min(max(v, 0.0), 1.0) for v in values], percent=True)
+        return accuracy_axis(picture.title, values)
     return ratio_axis(picture.title, values)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import cbrt, ceil, floor, isfinite, log10
+from statistics import median
 
 from markupsafe import Markup
 
@@ -55,6 +56,20 @@ def linear_axis(title: str, values: Sequence[float], *, percent: bool = False) -
     last = max(last, first + 1)
     ticks = [round(i * step, 10) for i in range(first, last + 1)]
     return Axis(title, ticks[0], ticks[-1], ticks, percent=percent)
+
+
+def accuracy_axis(title: str, values: Sequence[float]) -> Axis:
+    """Linear; where the most errors are over 5 times the median, by the cube root of the errors up to 1.
+
+    A method that ruins the model would squeeze all others together.
+    """
+    held = [min(max(v, 0.0), 1.0) for v in values]
+    errors = [1 - v for v in held]
+    if max(errors) <= 5 * median(errors):
+        return linear_axis(title, held, percent=True)
+    most = next((s for s in SHARES[3:] if s >= max(errors)), 1.0)
+    ticks = [round(1 - s, 10) for s in reversed(SHARES) if s <= most]
+    return Axis(title, ticks[0], 1.0, ticks, lambda v: -cbrt(1 - v), percent=True)
 
 
 def ratio_axis(title: str, values: Sequence[float]) -> Axis:
