@@ -19,6 +19,8 @@ from erasediff.report.aggregate import COMPLETED, CONTROL, COSTS, DIVERGED, MODE
 OTHERS = {"base": MODEL, "retrained": MODEL, "control": CONTROL}
 ALIKE = ("suite", "features", "classifier", "clip", "guidance_scale", "mixed_precision", "seed", "data")
 
+PLANS = "a plan (erasediff compare FILE.yaml) takes several, and runs made elsewhere under its key `runs`"
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -159,15 +161,18 @@ def others(entry: Entry) -> list[RunRow]:
 
 def check_comparable(entries: Sequence[Entry]) -> None:
     """Raise BadInput for runs of different targets or base models: their numbers are not comparable."""
-    found = {e.target for e in entries}
-    if len(found) > 1:
-        raise BadInput(f"runs of different targets cannot be compared: {listing(sorted(found))}")
+    other = next((e for e in entries if e.target != entries[0].target), None)
+    if other is not None:
+        raise BadInput(
+            f"runs of different targets cannot be compared: {entries[0].path} forgot {entries[0].target}, {other.path} "
+            f"forgot {other.target}; {PLANS}"
+        )
     hashes = [((e.record or {}).get("base_model") or {}).get("sha256") for e in entries]
     known = [(e, h) for e, h in zip(entries, hashes, strict=True) if h]
     odd = next((e for e, h in known if h != known[0][1]), None)
     if odd is not None:
         raise BadInput(
-            f"runs of different base models cannot be compared: {odd.path} has another than {known[0][0].path}"
+            f"runs of different base models cannot be compared: {odd.path} has another than {known[0][0].path}; {PLANS}"
         )
 
 
