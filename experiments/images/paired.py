@@ -13,27 +13,28 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from table import FORGOTTEN, KEPT, NAMES, TITLES
+import yaml
+from table import FORGOTTEN, FRECHET, KEPT, NAMES, TITLES
 
-from erasediff.auditing.result import Measurement
+from erasediff.api.entries import OTHERS
+from erasediff.auditing.result import ERASED, Measurement
 from erasediff.files import read_json
-from erasediff.report.aggregate import CONTROL, METHOD, MODEL, RunRow, aggregate
+from erasediff.report.aggregate import COMPLETED, CONTROL, METHOD, RunRow, aggregate
 from erasediff.report.rivals import PairedTest, chance, paired_tests
 
-MODELS = ("base", "retrained")
-MARGINS = {"retain_accuracy": 0.005, "retain_accuracy_worst": 0.02, "precision": 0.02, "recall": 0.02}
-"""Those of plan.yaml."""
+MARGINS = yaml.safe_load(Path(__file__).with_name("plan.yaml").read_text())["margins"]
 
 
 def run_rows(found: list[dict[str, Any]], control: str) -> list[RunRow]:
     """The rows as those of a comparison."""
+    kinds = {**OTHERS, control: CONTROL}
     return [
         RunRow(
             label=row["method"],
-            kind=MODEL if row["method"] in MODELS else CONTROL if row["method"] == control else METHOD,
+            kind=kinds.get(row["method"], METHOD),
             target=row["target"],
             seed=row["seed"],
-            status="completed",
+            status=COMPLETED,
             measures={name: _measurement(name, row["measures"][name]) for name in NAMES},
         )
         for row in found
@@ -48,14 +49,14 @@ def lines(tests: list[PairedTest]) -> str:
     for test in tests:
         told = f"{test.difference:+.4f} | {test.better or 'neither'} | {chance(test.p)} | {chance(test.p_holm)}"
         equal = f"{test.margin or ''} | {chance(test.equivalence_holm) if test.margin else ''}"
-        title = "Frechet distance" if test.measure == "frechet_distance" else titles[test.measure]
+        title = "Frechet distance" if test.measure == FRECHET else titles[test.measure]
         made.append(f"| {title} | {test.rival} | {test.pairs} | {told} | {equal} |")
     return "\n".join(made)
 
 
 def _measurement(name: str, of: dict[str, Any]) -> Measurement:
-    group = "forgetting" if name in FORGOTTEN else "retention"
-    return Measurement(name=name, group=group, subject="erased", higher_is_better=name in KEPT, **of)
+    group = "forget" if name in FORGOTTEN else "retain"
+    return Measurement(name=name, group=group, subject=ERASED, higher_is_better=name in KEPT, **of)
 
 
 def main() -> None:

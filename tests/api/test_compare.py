@@ -116,7 +116,8 @@ def test_a_run_that_diverged_has_a_row_though_it_has_no_audit(tmp_path):
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        ({"target": "class:1"}, "forgot class:7, "),
+        ({"target": "class:1"}, "runs of different targets cannot be compared: "),
+        ({"target": "class:1"}, "a/audit forgot class:7, "),
         ({"target": "class:1"}, "b/audit forgot class:1; a plan (erasediff compare FILE.yaml) takes several"),
         ({"base": "bb"}, "runs of different base models cannot be compared"),
         ({"audited": False}, "holds no audit"),

@@ -210,12 +210,16 @@ def test_files_named_in_prose_exist():
             assert shown or (ROOT / name).exists(), f"{page.name}: {name}"
 
 
+def section_of(text, method):
+    return text.split(f"\n### {method}\n")[1].split("\n## ")[0].split("\n### ")[0]
+
+
 def test_the_page_of_methods_is_what_the_code_says():
     text = methods_table.PAGE.read_text()
     assert methods_table.replaced(text) == text, "run: python tests/docs/methods_table.py"
     for name, kind in METHODS.items():
-        section = text.split(f"\n### {name}\n")[1].split("\n## ")[0].split("\n### ")[0]
-        told = section + "".join(text.split(f"\n### {p}\n")[1] for p in re.findall(r"those of (\w+)\]\(#", section))
+        section = section_of(text, name)
+        told = section + "".join(section_of(text, p) for p in re.findall(r"those of (\w+)\]\(#", section))
         assert all(f"| `{field}` |" in told for field in (f.name for f in fields(kind)))
         for parent in (k for k in METHODS.values() if k is not kind and issubclass(kind, k)):
             usual = {f.name: f.default for f in fields(parent)}

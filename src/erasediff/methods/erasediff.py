@@ -12,7 +12,7 @@ and serve both lambda and the step.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import ClassVar, Self
 
 from torch import Tensor
@@ -130,17 +130,7 @@ class EraseDiff:
         return replace(self, **asdict(self._decided(conditions)))
 
     def _decided(self, conditions: ClassConditions) -> Decided:
-        return Decided.of(
-            conditions,
-            forget_target=self.forget_target,
-            retain=self.retain,
-            rule=self.rule,
-            repulsion=self.repulsion,
-            eta=self.eta,
-            eta_end=self.eta_end,
-            retain_focus=self.retain_focus,
-            residual=self.residual,
-        )
+        return Decided.of(conditions, **{field.name: getattr(self, field.name) for field in fields(Decided)})
 
     @property
     def needs(self) -> Needs:

@@ -42,7 +42,7 @@ class Axis:
 
 def share_axis(title: str, values: Sequence[float]) -> Axis:
     """From 0, with room for what is near 0: a cube-root scale, since the forget rates of good methods differ there."""
-    high = next((s for s in SHARES[3:] if s >= max(values)), 1.0)
+    high = _share_above(values)
     crowded = (0.05, 0.75) if high > 0.5 else ()
     ticks = [s for s in SHARES if s <= high and s not in crowded]
     return Axis(title, 0.0, high, ticks, cbrt, percent=True)
@@ -67,7 +67,7 @@ def accuracy_axis(title: str, values: Sequence[float]) -> Axis:
     errors = [1 - v for v in held]
     if max(errors) <= 5 * median(errors):
         return linear_axis(title, held, percent=True)
-    most = next((s for s in SHARES[3:] if s >= max(errors)), 1.0)
+    most = _share_above(errors)
     ticks = [round(1 - s, 10) for s in reversed(SHARES) if s <= most]
     return Axis(title, ticks[0], 1.0, ticks, lambda v: -cbrt(1 - v), percent=True)
 
@@ -81,6 +81,11 @@ def ratio_axis(title: str, values: Sequence[float]) -> Axis:
     below, above = max(s for s in steps if s <= low * 1.001), min(s for s in steps if s >= high * 0.999)
     ticks = [s for s in steps if below <= s <= above]
     return Axis(title, below, above, ticks if len(ticks) <= 7 else ticks[:: ceil(len(ticks) / 7)], log10)
+
+
+def _share_above(values: Sequence[float]) -> float:
+    """The least share of the ticks that holds all ``values``; at least a tenth."""
+    return next((s for s in SHARES[3:] if s >= max(values)), 1.0)
 
 
 def _round_step(span: float) -> float:
